@@ -1,0 +1,85 @@
+"""Settings: frozen, typed values; the environment is read here, by one function, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+DEFAULT_SHARD_PAPERS = 20_000
+DEFAULT_BATCH_SIZE = 200
+
+
+class ArxivEmbedError(Exception):
+    """What a user can mend: its message is one sentence that says what is wrong, where, and what to do next."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the surroundings decide: where the project writes and what it uses by default."""
+
+    home: Path
+    metadata_dir: Path | None
+    store: str
+    model: str
+    devices: str
+    postgres_url: str | None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.home / "checkpoints"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run: its progress record."""
+        return self.home / "runs"
+
+    @property
+    def index(self) -> Path:
+        """What was learned of large metadata files: where they are cut."""
+        return self.home / "index"
+
+    @property
+    def dagster(self) -> Path:
+        """Dagster's own storage, unless DAGSTER_HOME or a PostgreSQL URL says otherwise."""
+        return self.home / "dagster"
+
+
+def settings_from_environment(environment: Mapping[str, str] | None = None) -> Settings:
+    """Reads the `ARXIV_EMBED_*` variables (`os.environ` unless another mapping is given)."""
+    environment = os.environ if environment is None else environment
+
+    def value(name: str) -> str | None:
+        return environment.get(f"ARXIV_EMBED_{name}") or None
+
+    home = Path(value("HOME") or ".arxiv_embed").expanduser().absolute()
+    metadata_dir = value("METADATA_DIR")
+    return Settings(
+        home=home,
+        metadata_dir=Path(metadata_dir).expanduser().absolute() if metadata_dir else None,
+        store=value("STORE") or str(home / "stores" / "papers"),
+        model=value("MODEL") or DEFAULT_MODEL,
+        devices=value("DEVICES") or "auto",
+        postgres_url=value("POSTGRES_URL"),
+    )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What one run was asked to do; the command line and Dagster's configuration both make this."""
+
+    metadata_dir: Path
+    store: str
+    checkpoints: Path
+    model: str = DEFAULT_MODEL
+    devices: str = "auto"
+    dtype: str = "auto"
+    chunker: str = "sentences:128"
+    max_tokens: int | None = None
+    batch_size: int = DEFAULT_BATCH_SIZE
+    production: bool = True
+    fresh: bool = False
+    limit: int | None = None
+    shard_papers: int = DEFAULT_SHARD_PAPERS
