@@ -1,0 +1,1 @@
+"""What is measured, how, and the last figures: one module a bench, each with `measure() -> list[Metric]`."""
