@@ -1,0 +1,177 @@
+"""Shards: a metadata folder cut into the units of partition, checkpoint and retry."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from arxiv_embed.metadata.cuts import Cuts, find_cuts
+from arxiv_embed.metadata.ids import canonical_id, month_of
+from arxiv_embed.metadata.keys import encode_path, month_key, piece_key
+from arxiv_embed.metadata.paper import NotAPaper
+from arxiv_embed.metadata.streams import Format, sniff
+from arxiv_embed.settings import ArxivEmbedError
+
+TYPICAL_RECORD_BYTES = {"plain": 1500, "gzip": 500, "zstd": 500}
+LEAST_RECORD_BYTES = {"plain": 64, "gzip": 4, "zstd": 4}
+"""Below these a file is too small to hold more than a shard's papers, so nobody counts its records."""
+
+_PER_PAPER = re.compile(r"(?:\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Za-z-]+)?_\d{7})(?:v\d+)?\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """At most `records` records of one file, of a piece of one, or of one month's per-paper files.
+
+    `signature` changes whenever a listing says that the source may have changed. A piece of JSON lines is the bytes
+    [start, stop) of the decompressed file and `first` its first line's number; a piece of another format is the
+    records [start, stop). `limit` is the most papers to read (`--limit`).
+    """
+
+    key: str
+    folder: Path
+    signature: str
+    records: int
+    files: tuple[str, ...]
+    format: Format | None = None
+    start: int = 0
+    stop: int | None = None
+    first: int = 1
+    limit: int | None = None
+
+    @property
+    def is_month(self) -> bool:
+        return self.format is None
+
+    def limited(self, papers: int) -> Shard:
+        """The same shard, cut after so many papers; a different source to every checkpoint."""
+        return replace(self, limit=papers, signature=f"{self.signature} first {papers}")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    size: int
+    mtime_ns: int
+
+    @property
+    def signature(self) -> str:
+        return f"{self.size}-{self.mtime_ns}"
+
+
+def list_shards(folder: Path, *, shard_papers: int, index: Path) -> list[Shard]:
+    """Every shard of `folder`, sorted by key; `index` is where the cuts of large files are remembered.
+
+    Each file is looked at once. Raises `ArxivEmbedError` where there is no such folder.
+    """
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise ArxivEmbedError(f"There is no metadata folder {folder}: give one with --metadata-dir.")
+    months: dict[str, list[_File]] = {}
+    shards: list[Shard] = []
+    for files in _folders(folder):
+        papers = [file for file in files if _PER_PAPER.fullmatch(_name(file))]
+        if not _are_single_papers(folder, papers):
+            papers = []
+        taken = {file.path for file in papers}
+        for file in papers:
+            months.setdefault(_month(file), []).append(file)
+        for file in files:
+            if file.path not in taken:
+                shards.extend(_shards_of_file(folder, file, shard_papers, index))
+    shards.extend(_shard_of_month(folder, month, files) for month, files in months.items())
+    return sorted(shards, key=lambda shard: shard.key)
+
+
+def _folders(top: Path) -> Iterator[list[_File]]:
+    """The files of each folder below `top`, each with the one stat that it gets; hidden ones are passed over."""
+    pending = [top]
+    while pending:
+        files = []
+        folder = pending.pop()
+        prefix = "" if folder == top else folder.relative_to(top).as_posix() + "/"
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(folder / entry.name)
+                elif entry.is_file():
+                    stat = entry.stat()
+                    files.append(_File(prefix + entry.name, stat.st_size, stat.st_mtime_ns))
+        yield files
+
+
+def _name(file: _File) -> str:
+    return file.path.rsplit("/", 1)[-1]
+
+
+def _month(file: _File) -> str:
+    return month_of(canonical_id(_name(file).removesuffix(".json"))[0])
+
+
+def _are_single_papers(folder: Path, papers: list[_File]) -> bool:
+    """Whether files named as papers are: told by the content of the first, the middle and the last."""
+    if not papers:
+        return False
+    for file in (papers[0], papers[len(papers) // 2], papers[-1]):
+        form = sniff(folder / file.path)
+        if form is None or form.container != "plain" or form.kind not in ("object", "lines"):
+            return False
+    try:
+        for file in papers:
+            _month(file)
+    except NotAPaper:
+        return False
+    return True
+
+
+def _shard_of_month(folder: Path, month: str, files: list[_File]) -> Shard:
+    files = sorted(files, key=lambda file: file.path)
+    listing = hashlib.sha256()
+    for file in files:
+        listing.update(f"{file.path}\0{file.signature}\n".encode("utf-8", "surrogateescape"))
+    return Shard(month_key(month), folder, listing.hexdigest(), len(files), tuple(file.path for file in files))
+
+
+def _shards_of_file(folder: Path, file: _File, shard_papers: int, index: Path) -> Iterator[Shard]:
+    form = sniff(folder / file.path)
+    if form is None:
+        return
+    whole = Shard(
+        key=encode_path(file.path),
+        folder=folder,
+        signature=file.signature,
+        records=1 if form.kind == "object" else max(1, file.size // TYPICAL_RECORD_BYTES[form.container]),
+        files=(file.path,),
+        format=form,
+    )
+    if form.kind == "object" or file.size < shard_papers * LEAST_RECORD_BYTES[form.container]:
+        yield replace(whole, records=min(whole.records, shard_papers))
+        return
+    cuts: Cuts = find_cuts(folder / file.path, form, file.signature, shard_papers, index)
+    if cuts.records <= shard_papers:
+        yield replace(whole, records=cuts.records)
+        return
+    edges = [*cuts.places, None]
+    for number, (start, stop) in enumerate(zip(cuts.places, edges[1:], strict=True)):
+        yield replace(
+            whole,
+            key=piece_key(file.path, number),
+            signature=f"{file.signature}-{number}",
+            records=min(shard_papers, cuts.records - number * shard_papers),
+            start=start,
+            stop=stop,
+            first=number * shard_papers + 1,
+        )
+
+
+def passed_over(folder: Path) -> list[str]:
+    """The files of `folder` that hold no metadata known here, as paths relative to it."""
+    return sorted(
+        file.path for files in _folders(folder.absolute()) for file in files if sniff(folder / file.path) is None
+    )
