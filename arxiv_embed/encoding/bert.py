@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ class Linear:
     bias: Tensor
 
     def __call__(self, x: Tensor, activation: str = "none") -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], "none")
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], "none")
+        return result
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,7 @@ def _groups(lengths: kernels.Ints, starts: kernels.Ints) -> list[Group]:
     """Cuts a batch wherever the rounded length changes: lengths are sorted, so few groups come of it."""
     widths = -(-lengths // ROWS) * ROWS
     edges = [0, *(np.flatnonzero(np.diff(widths)) + 1).tolist(), len(lengths)]
-    return [
-        Group(starts[a:b], lengths[a:b], int(widths[a])) for a, b in zip(edges, edges[1:], strict=False) if b > a
-    ]
+    return [Group(starts[a:b], lengths[a:b], int(widths[a])) for a, b in pairwise(edges) if b > a]
 
 
 def _parts(blocks: int, heads: int, fitting: int) -> Iterator[slice]:

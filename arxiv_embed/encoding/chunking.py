@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from arxiv_embed.encoding.sentences import sentence_starts
 from arxiv_embed.settings import ArxivEmbedError
@@ -54,10 +55,10 @@ def sentence_spans(starts: Sequence[int], tokens: int, size: int) -> list[tuple[
 
     `starts` are the sentences' first tokens, ascending; those at or past `tokens` fell behind the token limit.
     """
-    edges = sorted({0, *(start for start in starts if start < tokens)}) + [tokens]
+    edges = [*sorted({0, *(start for start in starts if start < tokens)}), tokens]
     spans: list[tuple[int, int]] = []
     begin = 0
-    for previous, edge in zip(edges, edges[1:], strict=False):
+    for previous, edge in pairwise(edges):
         if edge - begin <= size:
             continue
         if previous > begin:

@@ -105,6 +105,7 @@ class TextEncoder:
     def encode_queries(self, queries: Sequence[str]) -> FloatArray:
         """float32 [queries, dimensions], unit length; each query with the model's query prompt."""
         papers = self._tokenizer.tokenize(queries)
-        vectors = self._encoder.encode(pack(papers))
+        vectors: FloatArray = self._encoder.encode(pack(papers))
         rows = np.cumsum([0, *(len(paper.spans) for paper in papers[:-1])])
-        return vectors[rows]
+        queries_only: FloatArray = vectors[rows]
+        return queries_only

@@ -67,9 +67,9 @@ def _bundled_folder() -> Path:
 
 
 def _hub_folder(name: str) -> Path:
+    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from httpx2 import HTTPError
 
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS, local_files_only=True))

@@ -69,13 +69,15 @@ class PaperTokenizer:
             return len(ids)
 
         content = self._chunker.spans(text, kept, token_at)
-        chars = [(encoding.token_to_chars(a)[0], encoding.token_to_chars(b - 1)[1]) for a, b in content]
+        offsets = encoding.offsets
+        chars = [(offsets[a][0], offsets[b - 1][1]) for a, b in content]
         total = len(self._leading) + kept + len(self._trailing)
         return TokenizedPaper(
             index=index,
             ids=np.concatenate([self._leading, ids[:kept], self._trailing]),
             spans=np.array(
-                [_paper_span(self._pooling, total), *with_edges(content, len(self._leading), total)], dtype=np.int32
+                [_paper_span(self._pooling, total), *with_edges(content, len(self._leading), total)],
+                dtype=np.int32,
             ),
             chars=np.array(chars, dtype=np.int32).reshape(-1, 2),
             cut_tokens=len(ids) - kept,

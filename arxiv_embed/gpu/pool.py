@@ -23,7 +23,6 @@ from arxiv_embed.encoding.tokens import IntArray, PaperTokenizer, TokenizedPaper
 from arxiv_embed.gpu.batching import TOKEN_BUDGET, batches_by_count, batches_by_tokens, windows
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.protocol import Encoded, WorkerReady, WorkerSetup, batch_frame, read_answer
-from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.settings import ArxivEmbedError
 
 WORKER_MODULE = "arxiv_embed.gpu.worker"
@@ -83,6 +82,7 @@ class Pool:
         production: bool = True,
     ) -> None:
         self.dtype = dtype
+        """What "auto" has become, once the workers are ready."""
         self._files = files
         self._devices = list(devices)
         self._batch_size = batch_size
@@ -113,14 +113,14 @@ class Pool:
         self._workers = []
 
     def encode(
-        self, papers: Sequence[Paper], on_batch: Callable[[BatchReport], None] = lambda report: None
+        self, texts: Sequence[str], on_batch: Callable[[BatchReport], None] = lambda report: None
     ) -> Iterator[EncodedPaper]:
-        """Embeds every paper once; they come back in the order they finish.
+        """Embeds the text of every paper once; they come back in the order they finish.
 
         Raises `WorkerLost` where a worker ends or fails; what was yielded before stands.
         """
         turn = 0
-        with _Backlog(self._batches(papers)) as backlog:
+        with _Backlog(self._batches(texts)) as backlog:
             while True:
                 while worker := self._worker_with_room(turn, backlog.waiting()):
                     batch = backlog.take(block=not any(w.in_flight for w in self._workers))
@@ -140,10 +140,10 @@ class Pool:
                     on_batch(BatchReport(worker.name, len(batch), tokens, answer.computed_tokens, answer.seconds))
                     yield from _split(batch, answer.vectors)
 
-    def _batches(self, papers: Sequence[Paper]) -> Iterator[list[TokenizedPaper]]:
+    def _batches(self, texts: Sequence[str]) -> Iterator[list[TokenizedPaper]]:
         budget = TOKEN_BUDGET[self._devices[0].kind]
-        for window in windows(len(papers)):
-            tokenized = self._tokenizer.tokenize([papers[i].text for i in window], window.start)
+        for window in windows(len(texts)):
+            tokenized = self._tokenizer.tokenize(texts[window.start : window.stop], window.start)
             if self._production:
                 yield from batches_by_tokens(tokenized, budget, self._batch_size)
             else:
@@ -283,7 +283,7 @@ class _Worker:
         except (EOFError, ConnectionError):
             code = self._process.wait(STOP_SECONDS)
             raise WorkerLost(
-                f"The worker of {self.name} ended with exit code {code}; what was finished is saved: run again to go on."
+                f"The worker of {self.name} ended with exit code {code}: run again to go on from what was saved."
             ) from None
 
     def _send_all(self) -> None:

@@ -12,7 +12,15 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from arxiv_embed.gpu.protocol import Encoded, Failed, WorkerReady, WorkerSetup, encoded_frame, failed_frame, read_batch
+from arxiv_embed.gpu.protocol import (
+    Encoded,
+    Failed,
+    WorkerReady,
+    WorkerSetup,
+    encoded_frame,
+    failed_frame,
+    read_batch,
+)
 from arxiv_embed.settings import ArxivEmbedError
 
 MALLOC_KEPT = 2**31 - 1

@@ -13,7 +13,7 @@ from typing import BinaryIO, Self
 from arxiv_embed.metadata.json_files import LONGEST_LINE, read_array, read_lines, read_object
 from arxiv_embed.metadata.paper import Paper, Reject
 from arxiv_embed.metadata.shards import Shard
-from arxiv_embed.metadata.streams import BLOCK, DAMAGED, Hashed, open_stream
+from arxiv_embed.metadata.streams import BLOCK, Hashed, open_stream
 from arxiv_embed.metadata.xml_files import read_xml
 
 
@@ -82,10 +82,7 @@ class ShardReader:
             for name in shard.files:
                 digest.add(name, (shard.folder / name).read_bytes())
             return digest.drained()
-        try:
-            return self._hashed(shard).drained()
-        except DAMAGED:
-            return "damaged"
+        return self._hashed(shard).drained()
 
     def _items(self, shard: Shard) -> tuple[Iterator[Paper | Reject], Hashed | _MonthDigest]:
         if shard.is_month:
@@ -95,11 +92,11 @@ class ShardReader:
         [file] = shard.files
         stream = self._hashed(shard)
         if shard.format.kind == "lines":
-            return read_lines(stream, file, shard.first, _id_in_name(file)), _Damageable(stream)
+            return read_lines(stream, file, shard.first, _id_in_name(file)), stream
         if shard.format.kind == "object":
             return read_object(stream.read(LONGEST_LINE + 1), file, _id_in_name(file)), stream
         read = read_array if shard.format.kind == "array" else read_xml
-        return islice(read(stream, file), shard.start, shard.stop), _Damageable(stream)
+        return islice(read(stream, file), shard.start, shard.stop), stream
 
     def _hashed(self, shard: Shard) -> Hashed:
         """The shard's own bytes; for pieces that are counted in records, the whole file's."""
@@ -114,22 +111,6 @@ class ShardReader:
         size = shard.stop - start if counted_in_bytes and shard.stop is not None else None
         self._offset = -1 if size is None else start + size
         return Hashed(self._stream, size)
-
-
-class _Damageable(Hashed):
-    """A digest that ends where damaged data ends, as its reader has reported that already."""
-
-    def __init__(self, stream: Hashed) -> None:
-        self._hashed = stream
-
-    def read(self, size: int = -1, /) -> bytes:
-        return self._hashed.read(size)
-
-    def drained(self) -> str:
-        try:
-            return self._hashed.drained()
-        except DAMAGED:
-            return "damaged"
 
 
 class _MonthDigest:
@@ -170,4 +151,4 @@ def _skip(stream: BinaryIO, count: int) -> None:
 
 
 def _limited(shard: Shard) -> str:
-    return hashlib.sha256(shard.signature.encode()).hexdigest()
+    return hashlib.sha256(f"{shard.signature} first {shard.limit}".encode()).hexdigest()

@@ -37,6 +37,7 @@ def paper_of(record: dict[str, Any], file_id: str | None = None) -> Paper:
     if isinstance(versions, list) and versions:
         version = max(version, len(versions))
         published = published or _version_date(versions[0])
+    published = published or record.get("created")
     comments = record.get("comments")
     return make_paper(
         paper_id,
@@ -91,9 +92,8 @@ def _text(value: Any, name: str) -> str:
 
 def _is_withdrawn(abstract: str, comments: str) -> bool:
     for text in (comments, abstract[:300]):
-        if "ithdrawn" in text or "WITHDRAWN" in text:
-            if _WITHDRAWN.search(text):
-                return True
+        if ("ithdrawn" in text or "WITHDRAWN" in text) and _WITHDRAWN.search(text):
+            return True
     return False
 
 

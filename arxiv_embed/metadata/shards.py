@@ -25,7 +25,7 @@ _PER_PAPER = re.compile(r"(?:\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Za-z-]+)?_\d{7})(?:v\
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """At most `records` records of one file, of a piece of one, or of one month's per-paper files.
+    """The records of one file, of a piece of one, or of one month's per-paper files; about `records` of them.
 
     `signature` changes whenever a listing says that the source may have changed. A piece of JSON lines is the bytes
     [start, stop) of the decompressed file and `first` its first line's number; a piece of another format is the
@@ -48,8 +48,8 @@ class Shard:
         return self.format is None
 
     def limited(self, papers: int) -> Shard:
-        """The same shard, cut after so many papers; a different source to every checkpoint."""
-        return replace(self, limit=papers, signature=f"{self.signature} first {papers}")
+        """The same shard, read no further than so many papers."""
+        return replace(self, limit=papers, records=min(self.records, papers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ HEAD = 1 << 16
 Container = Literal["plain", "gzip", "zstd"]
 Kind = Literal["lines", "array", "object", "xml"]
 
-DAMAGED = (EOFError, OSError, zlib.error, isal_zlib.error, zstandard.ZstdError)
+DAMAGED: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_zlib.error, zstandard.ZstdError)
 """What reading cut off or damaged compressed data raises."""
 
 
@@ -89,7 +89,11 @@ class Hashed:
         return block
 
     def drained(self) -> str:
-        """The sha256 of the whole stream, the part that nobody read included."""
-        while self.read(BLOCK):
-            pass
+        """The sha256 of the whole stream, the part that nobody read included; where damaged data ends it, of what
+        could be read, marked as such."""
+        try:
+            while self.read(BLOCK):
+                pass
+        except DAMAGED:
+            return f"damaged:{self._digest.hexdigest()}"
         return self._digest.hexdigest()

@@ -22,7 +22,13 @@ def read_xml(stream: Readable, file: str) -> Iterator[Paper | Reject]:
     """Each record or entry becomes a paper or a reject; an error answer is one reject with its code."""
     number = 0
     elements = etree.iterparse(
-        stream, events=("end",), tag=RECORDS, resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
+        stream,
+        events=("end",),
+        tag=RECORDS,
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
     )
     while True:
         number += 1

@@ -1,0 +1,59 @@
+"""Atomic files: whole on disk under their name, or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from arxiv_embed.settings import ArxivEmbedError
+
+DRAFT_PREFIX = ".draft-"
+
+
+class NoSpace(ArxivEmbedError):
+    """The disk is full; nothing that was committed before is harmed."""
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Temporary file in the same folder → fsync → rename → fsync of the folder.
+
+    Raises `NoSpace` where the disk is full; the draft is removed then.
+    """
+    draft = path.with_name(f"{DRAFT_PREFIX}{os.getpid()}-{path.name}")
+    with full_disk_as_sentence(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames within `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def full_disk_as_sentence(place: Path) -> Iterator[None]:
+    """Turns the operating system's words for a full disk into `NoSpace`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpace(
+            f"No space is left in {place}: free some and run the same command again; what was finished is saved."
+        ) from error

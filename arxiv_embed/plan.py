@@ -1,0 +1,171 @@
+"""A plan: what a run has to do, decided from a listing, the manifests and the store; no model is loaded for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest
+from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.encoding.model import ModelFiles, resolve_model
+from arxiv_embed.encoding.space import Space, space_of
+from arxiv_embed.metadata.keys import file_of
+from arxiv_embed.metadata.reading import ShardReader
+from arxiv_embed.metadata.shards import Shard, list_shards, passed_over
+from arxiv_embed.settings import ArxivEmbedError, RunOptions, Settings
+from arxiv_embed.stores.protocol import StoreError, open_store
+
+EXAMPLES_NAMED = 3
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Which of the three steps a shard still needs; `reason` says why, "" where it needs none."""
+
+    shard: Shard
+    read: bool
+    embed: bool
+    store: bool
+    reason: str
+
+    @property
+    def pending(self) -> bool:
+        return self.read or self.embed or self.store
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    files: ModelFiles
+    space: Space
+    shards: tuple[ShardPlan, ...]
+
+    @property
+    def pending(self) -> tuple[ShardPlan, ...]:
+        return tuple(plan for plan in self.shards if plan.pending)
+
+    @property
+    def papers(self) -> int:
+        """About how many papers there are to embed."""
+        return sum(plan.shard.records for plan in self.shards if plan.embed)
+
+    def of(self, key: str) -> ShardPlan:
+        """Raises `ArxivEmbedError` where no shard has that key."""
+        for plan in self.shards:
+            if plan.shard.key == key:
+                return plan
+        raise ArxivEmbedError(
+            f"There is no shard '{key}' in the metadata folder: `arxiv-embed plan` lists what there is."
+        )
+
+
+def papers_key(shard: str) -> CheckpointKey:
+    return CheckpointKey("papers", shard)
+
+
+def embeddings_key(shard: str, space: Space) -> CheckpointKey:
+    return CheckpointKey("embeddings", shard, space.fingerprint)
+
+
+def stored_identity(papers: Manifest, embeddings: Manifest) -> str:
+    """What the store remembers of a shard: equal exactly while neither checkpoint has changed."""
+    return f"{papers.identity[:32]}{embeddings.identity[:32]}"
+
+
+def covers(papers: Manifest, shard: Shard) -> bool:
+    """Whether a papers checkpoint was made from this very source, and from as much of it as the run asks for."""
+    if papers.source.signature != shard.signature:
+        return False
+    read_to = papers.details.get("limit")
+    return read_to is None or (shard.limit is not None and shard.limit <= read_to)
+
+
+def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
+    """Raises `ArxivEmbedError` for a folder without usable metadata, a model that is not there, an option that makes
+    no sense, or a store or a checkpoint that belongs to something else."""
+    files = resolve_model(options.model)
+    space = space_of(files, options.chunker, options.max_tokens)
+    shards = list_shards(options.metadata_dir, shard_papers=options.shard_papers, index=settings.index)
+    if not shards:
+        raise ArxivEmbedError(_nothing_usable(options.metadata_dir))
+    if options.limit is not None:
+        shards = _limited(shards, options.limit)
+    held = _held_by_store(options.store, space)
+    checkpoints = CheckpointStore(options.checkpoints)
+    return RunPlan(files, space, tuple(_plan_shard(shard, space, checkpoints, held, options) for shard in shards))
+
+
+def _plan_shard(
+    shard: Shard, space: Space, checkpoints: CheckpointStore, held: Mapping[str, str], options: RunOptions
+) -> ShardPlan:
+    papers = checkpoints.manifest(papers_key(shard.key))
+    if papers is not None:
+        _refuse_other_folder(papers, shard)
+    if options.fresh:
+        return ShardPlan(shard, read=True, embed=True, store=True, reason="fresh start")
+    if papers is None or not covers(papers, shard):
+        return ShardPlan(shard, True, True, True, "new" if papers is None else "source changed")
+    embeddings = checkpoints.manifest(embeddings_key(shard.key, space))
+    if embeddings is None or embeddings.source.sha256 != papers.source.sha256:
+        return ShardPlan(shard, False, True, True, "not embedded" if embeddings is None else "source changed")
+    if held.get(shard.key) != stored_identity(papers, embeddings):
+        return ShardPlan(shard, False, False, True, "not in the store")
+    return ShardPlan(shard, False, False, False, "")
+
+
+def _held_by_store(url: str, space: Space) -> Mapping[str, str]:
+    try:
+        store = open_store(url)
+    except StoreError:
+        if "://" in url:
+            raise
+        return {}
+    with store:
+        others = [held for held in store.spaces() if held.fingerprint != space.fingerprint]
+        if others:
+            raise StoreError(
+                f"The store {store.url} holds vectors of another space ({_described(others[0])}), not of this run's "
+                f"({_described(space)}): give another --db-name, or the same model and chunker."
+            )
+        return store.shards(space.fingerprint)
+
+
+def _described(space: Space) -> str:
+    return f"{space.model} {space.revision[:8]}, {space.chunker}, {space.max_tokens} tokens"
+
+
+def _refuse_other_folder(papers: Manifest, shard: Shard) -> None:
+    """A shard's key names it within its folder only; two folders with equal names must not overwrite each other."""
+    folder, file = papers.details["folder"], papers.details["file"]
+    if folder != str(shard.folder) and (Path(folder) / file).exists():
+        raise ArxivEmbedError(
+            f"Checkpoints of a shard '{shard.key}' from {folder} are kept here: give this folder its own "
+            "ARXIV_EMBED_HOME, or put both folders into one and give that."
+        )
+
+
+def _limited(shards: list[Shard], papers: int) -> list[Shard]:
+    """The first shards that hold so many papers together, the last of them cut; counted by reading them."""
+    chosen = []
+    with ShardReader() as reader:
+        for shard in shards:
+            limited = shard.limited(papers)
+            chosen.append(limited)
+            content = reader.load(limited)
+            papers -= len(content.papers) + content.duplicates
+            if papers <= 0:
+                break
+    return chosen
+
+
+def _nothing_usable(folder: Path) -> str:
+    names = passed_over(folder)
+    if not names:
+        return f"The metadata folder {folder} is empty: put arXiv metadata there (JSON, JSON lines or XML)."
+    some = ", ".join(names[:EXAMPLES_NAMED])
+    return f"No file in {folder} holds arXiv metadata (JSON, JSON lines or XML; looked at {some})."
+
+
+def file_named(key: str) -> str:
+    """How a shard is called to people."""
+    return file_of(key) or key

@@ -1,0 +1,299 @@
+"""Progress: the one record of a run, written by the process that does the work and read by every display.
+
+A run's record is a file of JSON lines, `<home>/runs/<run id>/progress.jsonl`: one event a line, with its time and name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from arxiv_embed.settings import Settings
+
+RATE_SECONDS = 30.0
+"""A device's present speed is taken over this long."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened; a subclass's fields are what is written."""
+
+    name: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """`shards` are the keys with work to do, `papers` an estimate of theirs, `unchanged` how many need nothing."""
+
+    name = "run_started"
+    run_id: str
+    shards: Sequence[str]
+    papers: int
+    unchanged: int
+    model: str
+    space: str
+    devices: Sequence[str]
+    store: str
+
+
+@dataclass(frozen=True)
+class PoolReady(Event):
+    name = "pool_ready"
+    dtype: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardStarted(Event):
+    """`records` is the estimate that the run's `papers` counted for this shard."""
+
+    name = "shard_started"
+    shard: str
+    records: int
+
+
+@dataclass(frozen=True)
+class PapersRead(Event):
+    name = "papers_read"
+    shard: str
+    papers: int
+    rejects: int
+    duplicates: int
+    withdrawn: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BatchDone(Event):
+    """`tokens` are real ones; `padded_tokens` are what was computed."""
+
+    name = "batch"
+    shard: str
+    device: str
+    papers: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SegmentSaved(Event):
+    name = "segment"
+    shard: str
+    papers: int
+
+
+@dataclass(frozen=True)
+class ShardEmbedded(Event):
+    """`resumed` papers came from segments of an earlier attempt and are not part of `seconds`; `cut_tokens` lay
+    beyond the token limit, in `cut_papers` papers."""
+
+    name = "shard_embedded"
+    shard: str
+    papers: int
+    resumed: int
+    chunks: int
+    tokens: int
+    padded_tokens: int
+    cut_papers: int
+    cut_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardStored(Event):
+    """`skipped_papers` are held by the store in a newer record, from another shard."""
+
+    name = "shard_stored"
+    shard: str
+    rows: int
+    skipped_papers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardFailed(Event):
+    name = "shard_failed"
+    shard: str
+    error: str
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """`state` is done, failed or interrupted."""
+
+    name = "run_finished"
+    state: str
+    error: str
+    seconds: float
+
+
+def progress_path(settings: Settings, run_id: str) -> Path:
+    return settings.runs / run_id / "progress.jsonl"
+
+
+class ProgressWriter:
+    """A context manager that appends events, each by one write of one whole line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def write(self, event: Event) -> None:
+        line = {"time": round(time.time(), 3), "event": event.name, **asdict(event)}
+        os.write(self._descriptor, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+
+@dataclass
+class DeviceProgress:
+    papers: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    recent: deque[tuple[float, int, int]] = field(default_factory=deque)
+    """(time, papers, tokens) of the batches of the last `RATE_SECONDS`."""
+
+    def rates(self, now: float, since: float) -> tuple[float, float]:
+        """Papers/s and tokens/s at present; `since` is when the device could begin."""
+        while self.recent and self.recent[0][0] < now - RATE_SECONDS:
+            self.recent.popleft()
+        seconds = max(now - max(since, now - RATE_SECONDS), 0.1)
+        return sum(b[1] for b in self.recent) / seconds, sum(b[2] for b in self.recent) / seconds
+
+
+@dataclass
+class RunProgress:
+    """The state that a run's events add up to; rates in papers/s and tokens/s, times in seconds since the epoch."""
+
+    run_id: str = ""
+    state: str = "starting"
+    error: str = ""
+    started: float = 0.0
+    ready: float = 0.0
+    updated: float = 0.0
+    model: str = ""
+    store: str = ""
+    dtype: str = ""
+    shards: int = 0
+    shards_done: int = 0
+    unchanged: int = 0
+    papers: int = 0
+    """How many the run has to embed: estimated, then counted shard by shard."""
+    papers_done: int = 0
+    rejects: int = 0
+    duplicates: int = 0
+    withdrawn: int = 0
+    cut_papers: int = 0
+    cut_tokens: int = 0
+    rows: int = 0
+    shard: str = ""
+    """The shard last begun."""
+    failed: dict[str, str] = field(default_factory=dict)
+    devices: dict[str, DeviceProgress] = field(default_factory=dict)
+    _estimates: dict[str, int] = field(default_factory=dict)
+    _done_in: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return sum(device.tokens for device in self.devices.values())
+
+    def seconds_left(self, now: float) -> float | None:
+        """From the papers done since the devices were ready; None while that says nothing."""
+        worked = now - self.ready
+        embedded = sum(device.papers for device in self.devices.values())
+        if not self.ready or embedded == 0 or worked < 1:
+            return None
+        return max(0, self.papers - self.papers_done) * worked / embedded
+
+    def apply(self, line: Mapping[str, Any]) -> None:
+        """Takes one event in."""
+        self.updated = line["time"]
+        take = getattr(self, f"_on_{line['event']}", None)
+        if take is not None:
+            take(line)
+
+    def _on_run_started(self, line: Mapping[str, Any]) -> None:
+        self.run_id, self.state, self.started = line["run_id"], "running", line["time"]
+        self.model, self.store = line["model"], line["store"]
+        self.shards, self.unchanged, self.papers = len(line["shards"]), line["unchanged"], line["papers"]
+        self.devices = {name: DeviceProgress() for name in line["devices"]}
+
+    def _on_pool_ready(self, line: Mapping[str, Any]) -> None:
+        self.ready, self.dtype = line["time"], line["dtype"]
+
+    def _on_shard_started(self, line: Mapping[str, Any]) -> None:
+        self.shard = line["shard"]
+        self._estimates.setdefault(line["shard"], line["records"])
+
+    def _on_papers_read(self, line: Mapping[str, Any]) -> None:
+        estimate = self._estimates.get(line["shard"], line["papers"])
+        self.papers += line["papers"] - estimate
+        self._estimates[line["shard"]] = line["papers"]
+        self.rejects += line["rejects"]
+        self.duplicates += line["duplicates"]
+        self.withdrawn += line["withdrawn"]
+
+    def _on_batch(self, line: Mapping[str, Any]) -> None:
+        device = self.devices.setdefault(line["device"], DeviceProgress())
+        device.papers += line["papers"]
+        device.tokens += line["tokens"]
+        device.padded_tokens += line["padded_tokens"]
+        device.recent.append((line["time"], line["papers"], line["tokens"]))
+        self.papers_done += line["papers"]
+        self._done_in[line["shard"]] = self._done_in.get(line["shard"], 0) + line["papers"]
+
+    def _on_shard_embedded(self, line: Mapping[str, Any]) -> None:
+        self.papers_done += line["papers"] - self._done_in.get(line["shard"], 0)
+        self._done_in[line["shard"]] = line["papers"]
+        self.cut_papers += line["cut_papers"]
+        self.cut_tokens += line["cut_tokens"]
+
+    def _on_shard_stored(self, line: Mapping[str, Any]) -> None:
+        self.shards_done += 1
+        self.rows += line["rows"]
+        self.failed.pop(line["shard"], None)
+
+    def _on_shard_failed(self, line: Mapping[str, Any]) -> None:
+        self.failed[line["shard"]] = line["error"]
+
+    def _on_run_finished(self, line: Mapping[str, Any]) -> None:
+        self.state, self.error = line["state"], line["error"]
+
+
+class ProgressReader:
+    """Follows a run's record as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.progress = RunProgress()
+
+    def poll(self) -> RunProgress:
+        """Takes in every whole line written since the last call; a record that is not there yet is an empty one."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:
+            return self.progress
+        end = new.rfind(b"\n") + 1
+        self._offset += end
+        for line in new[:end].splitlines():
+            self.progress.apply(json.loads(line))
+        return self.progress

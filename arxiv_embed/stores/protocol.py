@@ -1,0 +1,126 @@
+"""The store protocol: where vectors end, whichever database that is.
+
+A store holds spaces side by side and never mixes them. It remembers which checkpoint of which shard it holds, so that
+a crash between the checkpoint and the store is repaired by writing the shard again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from arxiv_embed.encoding.space import Space
+from arxiv_embed.settings import ArxivEmbedError
+
+PAPER_CHUNK = -1
+"""The chunk index of a whole paper's row, the one that carries title, authors and abstract."""
+
+
+class StoreError(ArxivEmbedError):
+    """The store cannot do what was asked; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """`category` is one ("cs.LG") or a whole archive ("cs"); `since` an ISO date, of publication where known."""
+
+    category: str | None = None
+    since: str | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row found: higher scores are better; `start` and `end` are its chunk's characters in the paper's text."""
+
+    paper_id: str
+    chunk_index: int
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
+class StoredPaper:
+    paper_id: str
+    title: str
+    abstract: str
+    authors: str
+    categories: tuple[str, ...]
+    published: str
+    updated: str
+    withdrawn: bool
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """`rows` now held for the shard; `skipped_papers` of it are held in a newer record of another shard."""
+
+    rows: int
+    skipped_papers: int
+
+
+class VectorStore(Protocol):
+    """One writer at a time, held by a lock while it writes; any number of readers."""
+
+    url: str
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def spaces(self) -> list[Space]:
+        """The spaces held, the one last begun first."""
+
+    def shards(self, space: str) -> Mapping[str, str]:
+        """Shard key → identity of the checkpoint that the store holds of it, in the space of that fingerprint."""
+
+    def count(self, space: str) -> tuple[int, int]:
+        """Papers and rows."""
+
+    def write_shard(self, space: Space, shard: str, rows: pa.Table, identity: str) -> WriteReport:
+        """Makes the store hold `rows` (`stores/rows.py`) as all there is of the shard.
+
+        Where another shard holds a paper too, the newest record wins, by update date, version, shard key. Writing
+        twice leaves what writing once left.
+        """
+
+    def finish(self, space: Space) -> None:
+        """Brings indexes up to date after the last shard of a run."""
+
+    def nearest(
+        self, space: str, vector: npt.NDArray[np.float32], limit: int, filters: Filters, *, chunks: bool
+    ) -> list[Match]:
+        """The rows nearest by cosine, whole papers' or chunks'."""
+
+    def matching(self, space: str, text: str, limit: int, filters: Filters) -> list[Match]:
+        """The papers that a full-text query finds best; any text is a query."""
+
+    def chunks_of(self, space: str, papers: Sequence[str], vector: npt.NDArray[np.float32]) -> list[Match]:
+        """Every chunk of these papers, best first."""
+
+    def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]: ...
+
+    def vector_of(self, space: str, paper_id: str) -> npt.NDArray[np.float32] | None:
+        """The whole paper's vector."""
+
+
+def open_store(url: str, *, create: bool = False) -> VectorStore:
+    """The store at `url`, which is a folder.
+
+    Raises `StoreError` where there is none and `create` is not set, or the URL is of a kind unknown here.
+    """
+    if "://" in url:
+        kind = url.split("://", 1)[0]
+        raise StoreError(f"A store of kind {kind}:// is not supported in this version: give a folder, or --db-name.")
+    from arxiv_embed.stores.lance import LanceStore
+
+    folder = Path(url).expanduser().absolute()
+    if not create and not LanceStore.is_at(folder):
+        raise StoreError(f"There is no store at {folder}: make one with `arxiv-embed run --metadata-dir DIR`.")
+    return LanceStore(folder)

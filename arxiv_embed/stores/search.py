@@ -1,0 +1,128 @@
+"""Search: papers found by meaning and by words, the two rankings fused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from arxiv_embed.stores.protocol import Filters, Match, StoredPaper, StoreError, VectorStore
+
+FUSION_K = 60
+"""The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009)."""
+
+LEAST_CANDIDATES = 50
+
+
+class QueryEncoder(Protocol):
+    def encode_queries(self, queries: Sequence[str]) -> npt.NDArray[np.float32]:
+        """float32 [queries, dimensions], unit length."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A paper found. `score` is the fused one; the ranks count from 1, None where that ranking has not found it;
+    `similarity` is the best chunk's cosine and `start`, `end` its characters in the paper's text."""
+
+    paper: StoredPaper
+    score: float
+    vector_rank: int | None
+    text_rank: int | None
+    similarity: float | None
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.paper.title}\n\n{self.paper.abstract}"
+
+    @property
+    def matching_chunk(self) -> str:
+        return self.text[self.start : self.end]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self.paper),
+            "score": self.score,
+            "vector_rank": self.vector_rank,
+            "text_rank": self.text_rank,
+            "similarity": self.similarity,
+            "chunk": {"start": self.start, "end": self.end, "text": self.matching_chunk},
+        }
+
+
+def search(
+    store: VectorStore,
+    space: str,
+    encoder: QueryEncoder,
+    query: str,
+    k: int = 10,
+    filters: Filters | None = None,
+) -> list[Hit]:
+    """The `k` best papers for a query, by reciprocal rank fusion of the vector and the full-text ranking."""
+    filters = filters or Filters()
+    if not query.strip():
+        return []
+    [vector] = encoder.encode_queries([query])
+    candidates = max(5 * k, LEAST_CANDIDATES)
+    by_vector = store.nearest(space, vector, candidates, filters, chunks=False)
+    by_text = store.matching(space, query, candidates, filters)
+    return _hits(store, space, vector, by_vector, by_text, k)
+
+
+def neighbours(store: VectorStore, space: str, paper_id: str, k: int = 10, filters: Filters | None = None) -> list[Hit]:
+    """The `k` papers nearest to a stored one, itself left out; raises `StoreError` where it is not stored."""
+    vector = store.vector_of(space, paper_id)
+    if vector is None:
+        raise StoreError(f"The store {store.url} holds no paper {paper_id}: search for its title to see what is there.")
+    near = store.nearest(space, vector, k + 1, filters or Filters(), chunks=False)
+    return _hits(store, space, vector, [match for match in near if match.paper_id != paper_id], [], k)
+
+
+def fuse(rankings: Iterable[Sequence[str]]) -> dict[str, float]:
+    """Reciprocal rank fusion: id → sum over the rankings of 1 / (60 + rank), best first; equal scores keep order."""
+    scores: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, name in enumerate(ranking, 1):
+            scores[name] = scores.get(name, 0.0) + 1.0 / (FUSION_K + rank)
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))
+
+
+def _hits(
+    store: VectorStore,
+    space: str,
+    vector: npt.NDArray[np.float32],
+    by_vector: Sequence[Match],
+    by_text: Sequence[Match],
+    k: int,
+) -> list[Hit]:
+    vector_ids = [match.paper_id for match in by_vector]
+    text_ids = [match.paper_id for match in by_text]
+    scores = fuse([vector_ids, text_ids])
+    best = list(scores)[:k]
+    papers = store.papers(space, best)
+    chunks: dict[str, Match] = {}
+    for match in store.chunks_of(space, best, vector):
+        chunks.setdefault(match.paper_id, match)
+    vector_ranks = {name: rank for rank, name in enumerate(vector_ids, 1)}
+    text_ranks = {name: rank for rank, name in enumerate(text_ids, 1)}
+    hits = []
+    for name in best:
+        if name not in papers:
+            continue  # rewritten between the two questions
+        chunk = chunks.get(name)
+        hits.append(
+            Hit(
+                paper=papers[name],
+                score=scores[name],
+                vector_rank=vector_ranks.get(name),
+                text_rank=text_ranks.get(name),
+                similarity=chunk.score if chunk else None,
+                start=chunk.start if chunk else 0,
+                end=chunk.end if chunk else 0,
+            )
+        )
+    return hits
