@@ -18,7 +18,7 @@ from arxiv_embed.checkpoint.segments import Segments
 from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.gpu.devices import parse_devices
-from arxiv_embed.gpu.pool import BatchReport, EncodedPaper, Pool
+from arxiv_embed.gpu.pool import BatchReport, EncodedPaper, Pool, WorkerLost
 from arxiv_embed.metadata.paper import Paper, Reject
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard
@@ -175,6 +175,7 @@ class Run:
         self._progress.write(
             RunStarted(
                 run_id=self.run_id,
+                metadata_dir=str(self.options.metadata_dir),
                 shards=list(shards),
                 papers=sum(plan.shard.records for plan in embeds),
                 unchanged=len(self.plan.shards) - len(self.plan.pending),
@@ -262,10 +263,11 @@ class Run:
             segments.clear()
         before = None if fresh else self._checkpoints.load(target)
         begun = time.monotonic()
-        computed = 0
+        embedded_tokens = computed = 0
 
         def on_batch(report: BatchReport) -> None:
-            nonlocal computed
+            nonlocal embedded_tokens, computed
+            embedded_tokens += report.tokens
             computed += report.padded_tokens
             self._progress.write(BatchDone(key, **vars(report)))
 
@@ -275,15 +277,19 @@ class Run:
             begun = time.monotonic()
             return ready
 
-        embedded = embed_shard(
-            papers.tables["papers"],
-            self.space.dimensions,
-            pool,
-            known=[before.tables["vectors"]] if before else [],
-            segments=segments,
-            on_batch=on_batch,
-            on_segment=lambda count: self._progress.write(SegmentSaved(key, count)),
-        )
+        try:
+            embedded = embed_shard(
+                papers.tables["papers"],
+                self.space.dimensions,
+                pool,
+                known=[before.tables["vectors"]] if before else [],
+                segments=segments,
+                on_batch=on_batch,
+                on_segment=lambda count: self._progress.write(SegmentSaved(key, count)),
+            )
+        except WorkerLost:
+            self._pool = None  # its other workers are of no use alone; the next shard starts anew
+            raise
         seconds = time.monotonic() - begun
         whole = embedded.vectors.filter(pc.equal(embedded.vectors["chunk_index"], PAPER_CHUNK))
         cut = whole["cut_tokens"].to_numpy()
@@ -296,6 +302,7 @@ class Run:
                 "resumed": embedded.resumed,
                 "chunks": embedded.vectors.num_rows - whole.num_rows,
                 "tokens": int(whole["tokens"].to_numpy().sum()),
+                "embedded_tokens": embedded_tokens,
                 "padded_tokens": computed,
                 "cut_papers": int(np.count_nonzero(cut)),
                 "cut_tokens": int(cut.sum()),

@@ -5,6 +5,7 @@ A run's record is a file of JSON lines, `<home>/runs/<run id>/progress.jsonl`: o
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -34,6 +35,7 @@ class RunStarted(Event):
 
     name = "run_started"
     run_id: str
+    metadata_dir: str
     shards: Sequence[str]
     papers: int
     unchanged: int
@@ -92,7 +94,8 @@ class SegmentSaved(Event):
 
 @dataclass(frozen=True)
 class ShardEmbedded(Event):
-    """`resumed` papers came from segments of an earlier attempt and are not part of `seconds`; `cut_tokens` lay
+    """`resumed` papers had vectors of their very text already and took no time of a device; `tokens` counts all
+    papers', `embedded_tokens` those done in `seconds`, `padded_tokens` what was computed for them. `cut_tokens` lay
     beyond the token limit, in `cut_papers` papers."""
 
     name = "shard_embedded"
@@ -101,6 +104,7 @@ class ShardEmbedded(Event):
     resumed: int
     chunks: int
     tokens: int
+    embedded_tokens: int
     padded_tokens: int
     cut_papers: int
     cut_tokens: int
@@ -140,7 +144,7 @@ def progress_path(settings: Settings, run_id: str) -> Path:
 
 
 class ProgressWriter:
-    """A context manager that appends events, each by one write of one whole line."""
+    """A context manager that appends events, each by one write of one whole line; the record is locked meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -149,6 +153,7 @@ class ProgressWriter:
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         return self
 
     def __exit__(
@@ -159,6 +164,21 @@ class ProgressWriter:
     def write(self, event: Event) -> None:
         line = {"time": round(time.time(), 3), "event": event.name, **asdict(event)}
         os.write(self._descriptor, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether the process that writes a run's record still lives: its lock dies with it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @dataclass
@@ -187,6 +207,7 @@ class RunProgress:
     started: float = 0.0
     ready: float = 0.0
     updated: float = 0.0
+    metadata_dir: str = ""
     model: str = ""
     store: str = ""
     dtype: str = ""
@@ -196,6 +217,8 @@ class RunProgress:
     papers: int = 0
     """How many the run has to embed: estimated, then counted shard by shard."""
     papers_done: int = 0
+    papers_reused: int = 0
+    """Those of them that had vectors of their very text already."""
     rejects: int = 0
     duplicates: int = 0
     withdrawn: int = 0
@@ -230,7 +253,7 @@ class RunProgress:
 
     def _on_run_started(self, line: Mapping[str, Any]) -> None:
         self.run_id, self.state, self.started = line["run_id"], "running", line["time"]
-        self.model, self.store = line["model"], line["store"]
+        self.metadata_dir, self.model, self.store = line["metadata_dir"], line["model"], line["store"]
         self.shards, self.unchanged, self.papers = len(line["shards"]), line["unchanged"], line["papers"]
         self.devices = {name: DeviceProgress() for name in line["devices"]}
 
@@ -261,6 +284,7 @@ class RunProgress:
     def _on_shard_embedded(self, line: Mapping[str, Any]) -> None:
         self.papers_done += line["papers"] - self._done_in.get(line["shard"], 0)
         self._done_in[line["shard"]] = line["papers"]
+        self.papers_reused += line["resumed"]
         self.cut_papers += line["cut_papers"]
         self.cut_tokens += line["cut_tokens"]
 

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.settings import FatalError
 
 DRAFT_PREFIX = ".draft-"
 
 
-class NoSpace(ArxivEmbedError):
+class NoSpace(FatalError):
     """The disk is full; nothing that was committed before is harmed."""
 
 

@@ -23,13 +23,17 @@ from arxiv_embed.encoding.tokens import IntArray, PaperTokenizer, TokenizedPaper
 from arxiv_embed.gpu.batching import TOKEN_BUDGET, batches_by_count, batches_by_tokens, windows
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.protocol import Encoded, WorkerReady, WorkerSetup, batch_frame, read_answer
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.settings import ArxivEmbedError, FatalError
 
 WORKER_MODULE = "arxiv_embed.gpu.worker"
 READY_SECONDS = 600
 STOP_SECONDS = 5
 HUNGRY_SECONDS = 0.005
 BACKLOG_BATCHES = 512
+
+
+class WorkerNotStarted(FatalError):
+    """A device's worker could not load the model."""
 
 
 class WorkerLost(ArxivEmbedError):
@@ -249,7 +253,7 @@ class _Worker:
         """Waits for the model to be loaded."""
         ready = WorkerReady.from_bytes(self._frame(READY_SECONDS))
         if ready.error:
-            raise ArxivEmbedError(f"The worker of {self.name} could not start: {ready.error}")
+            raise WorkerNotStarted(f"The worker of {self.name} could not start: {ready.error}")
         return ready
 
     def send(self, batch: list[TokenizedPaper]) -> None:
@@ -278,7 +282,7 @@ class _Worker:
     def _frame(self, timeout: float | None) -> bytes:
         try:
             if not self.connection.poll(timeout):
-                raise ArxivEmbedError(f"The worker of {self.name} did not start within {timeout} s.")
+                raise WorkerNotStarted(f"The worker of {self.name} did not start within {timeout} s.")
             return self.connection.recv_bytes()
         except (EOFError, ConnectionError):
             code = self._process.wait(STOP_SECONDS)

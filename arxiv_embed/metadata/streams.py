@@ -17,7 +17,13 @@ HEAD = 1 << 16
 Container = Literal["plain", "gzip", "zstd"]
 Kind = Literal["lines", "array", "object", "xml"]
 
-DAMAGED: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_zlib.error, zstandard.ZstdError)
+DAMAGED: tuple[type[Exception], ...] = (
+    EOFError,
+    OSError,
+    zlib.error,
+    cast("type[Exception]", isal_zlib.error),
+    zstandard.ZstdError,
+)
 """What reading cut off or damaged compressed data raises."""
 
 

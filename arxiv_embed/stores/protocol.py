@@ -16,13 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.settings import FatalError
 
 PAPER_CHUNK = -1
 """The chunk index of a whole paper's row, the one that carries title, authors and abstract."""
 
 
-class StoreError(ArxivEmbedError):
+class StoreError(FatalError):
     """The store cannot do what was asked; the message says what to do."""
 
 

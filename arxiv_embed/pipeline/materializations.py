@@ -1,0 +1,62 @@
+"""Materializations: what Dagster is told of a shard, as numbers that its UI plots."""
+
+from __future__ import annotations
+
+from dagster import AssetMaterialization, MetadataValue, TableRecord
+from dagster._core.definitions.metadata import RawMetadataMapping
+
+from arxiv_embed.embed import Run
+from arxiv_embed.progress import PapersRead, ShardEmbedded, ShardStored
+
+REJECTS_SHOWN = 20
+
+
+def materialization(report: PapersRead | ShardEmbedded | ShardStored, run: Run) -> AssetMaterialization:
+    """The event of the asset that a step's report is about."""
+    if isinstance(report, PapersRead):
+        return _event("papers", report.shard, _of_papers(report, run))
+    if isinstance(report, ShardEmbedded):
+        return _event("embeddings", report.shard, _of_embeddings(report, run))
+    metadata: RawMetadataMapping = {
+        "rows": report.rows,
+        "skipped papers": report.skipped_papers,
+        "seconds": report.seconds,
+        "store": run.options.store,
+    }
+    return _event("vector_store", report.shard, metadata)
+
+
+def _event(asset: str, shard: str, metadata: RawMetadataMapping) -> AssetMaterialization:
+    return AssetMaterialization(asset_key=asset, partition=shard, metadata=metadata)
+
+
+def _of_papers(report: PapersRead, run: Run) -> RawMetadataMapping:
+    numbers = {
+        "papers": report.papers,
+        "rejects": report.rejects,
+        "duplicates": report.duplicates,
+        "withdrawn": report.withdrawn,
+        "seconds": report.seconds,
+    }
+    if not report.rejects:
+        return numbers
+    first = run.rejects(report.shard).slice(0, REJECTS_SHOWN).to_pylist()
+    return {**numbers, "first rejects": MetadataValue.table([TableRecord(reject) for reject in first])}
+
+
+def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
+    embedded = report.papers - report.resumed
+    return {
+        "papers": report.papers,
+        "reused papers": report.resumed,
+        "chunks": report.chunks,
+        "tokens": report.tokens,
+        "papers/s": embedded / report.seconds if report.seconds else 0.0,
+        "tokens/s": report.embedded_tokens / report.seconds if report.seconds else 0.0,
+        "padding ratio": report.padded_tokens / report.embedded_tokens - 1 if report.embedded_tokens else 0.0,
+        "papers cut by the token limit": report.cut_papers,
+        "tokens cut by the token limit": report.cut_tokens,
+        "seconds": report.seconds,
+        "model": run.plan.files.name,
+        "space": MetadataValue.json(vars(run.space)),
+    }

@@ -1,0 +1,79 @@
+"""The Dagster resource: what a run is asked to do, typed and described for the launchpad; holds nothing open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dagster import ConfigurableResource
+from pydantic import Field
+
+from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, ArxivEmbedError, RunOptions, Settings
+
+_FROM = "by default the environment's {}"
+
+
+class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
+    """Dagster makes resources several times a run and in several processes, so neither model nor device is touched
+    before a step asks for it."""
+
+    metadata_dir: str | None = Field(
+        default=None, description="Folder of arXiv metadata; " + _FROM.format("ARXIV_EMBED_METADATA_DIR")
+    )
+    store: str | None = Field(default=None, description="Vector store; " + _FROM.format("ARXIV_EMBED_STORE"))
+    checkpoint_dir: str | None = Field(default=None, description="Folder of checkpoints; by default in the home")
+    model: str | None = Field(
+        default=None, description="Hugging Face name or folder; " + _FROM.format("ARXIV_EMBED_MODEL")
+    )
+    devices: str | None = Field(
+        default=None, description="auto, cpu:2 or cuda:0,cuda:1; " + _FROM.format("ARXIV_EMBED_DEVICES")
+    )
+    dtype: str = Field(default="auto", description="auto, float32 or bfloat16")
+    chunker: str = Field(default="sentences:128", description="sentences:N, fixed:N or whole")
+    max_tokens: int | None = Field(default=None, description="Tokens of a paper that are embedded; the model's default")
+    batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1, description="Papers in a batch at most")
+    production: bool = Field(default=True, description="False: fixed batches, dealt round robin")
+    fresh: bool = Field(default=False, description="Do everything again; old checkpoints stay as backup")
+    limit: int | None = Field(default=None, ge=1, description="Embed so many papers and no more")
+    shard_papers: int = Field(default=DEFAULT_SHARD_PAPERS, ge=1, description="Papers of a shard at most")
+
+    def options(self, settings: Settings) -> RunOptions:
+        """Raises `ArxivEmbedError` where no metadata folder is named."""
+        folder = Path(self.metadata_dir).expanduser().absolute() if self.metadata_dir else settings.metadata_dir
+        if folder is None:
+            raise ArxivEmbedError(
+                "No metadata folder is named: set ARXIV_EMBED_METADATA_DIR, or metadata_dir of resource 'embedding'."
+            )
+        return RunOptions(
+            metadata_dir=folder,
+            store=self.store or settings.store,
+            checkpoints=Path(self.checkpoint_dir).absolute() if self.checkpoint_dir else settings.checkpoints,
+            model=self.model or settings.model,
+            devices=self.devices or settings.devices,
+            dtype=self.dtype,
+            chunker=self.chunker,
+            max_tokens=self.max_tokens,
+            batch_size=self.batch_size,
+            production=self.production,
+            fresh=self.fresh,
+            limit=self.limit,
+            shard_papers=self.shard_papers,
+        )
+
+
+def resource_config(options: RunOptions) -> dict[str, object]:
+    """The configuration of an `EmbeddingResource` that gives these options."""
+    return {
+        "metadata_dir": str(options.metadata_dir),
+        "store": options.store,
+        "checkpoint_dir": str(options.checkpoints),
+        "model": options.model,
+        "devices": options.devices,
+        "dtype": options.dtype,
+        "chunker": options.chunker,
+        "batch_size": options.batch_size,
+        "production": options.production,
+        "fresh": options.fresh,
+        "shard_papers": options.shard_papers,
+        **({} if options.max_tokens is None else {"max_tokens": options.max_tokens}),
+        **({} if options.limit is None else {"limit": options.limit}),
+    }
