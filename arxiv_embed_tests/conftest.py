@@ -1,0 +1,36 @@
+"""Fixtures that many tests share: the real data, where it is at hand, and a home of a test's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from arxiv_embed.settings import Settings, settings_from_environment
+
+REPOSITORY = Path(__file__).parent.parent
+REAL_DATA = REPOSITORY.parent / "shared" / "data"
+EXAMPLES = REPOSITORY / "examples" / "metadata"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """A folder of real metadata beside the repository; a test that needs it is skipped without it, except in CI."""
+    if not REAL_DATA.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"The real data is missing: {REAL_DATA}")
+        pytest.skip(f"needs the real data in {REAL_DATA}")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def examples() -> Path:
+    """The few hundred real records that the project carries."""
+    return EXAMPLES
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Surroundings of a test's own: nothing of the user's environment, all writing below `tmp_path`."""
+    return settings_from_environment({"ARXIV_EMBED_HOME": str(tmp_path / "home")})
