@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from arxiv_embed.metadata.json_files import read_array
-from arxiv_embed.metadata.streams import BLOCK, DAMAGED, Format, Readable, open_stream
+from arxiv_embed.metadata.streams import BLOCK, Damaged, Format, Readable, Stream
 from arxiv_embed.metadata.xml_files import read_xml
-
-SCAN_BLOCK = 4 * BLOCK
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def find_cuts(path: Path, form: Format, signature: str, shard_papers: int, index
             return cuts
     except (OSError, ValueError, KeyError, TypeError):
         pass  # a note that is missing or unreadable is written anew
-    with open_stream(path, form.container) as stream:
+    with Stream(path) as stream:
         if form.kind == "lines":
             records, places = scan_lines(stream, shard_papers)
         else:
@@ -61,8 +59,8 @@ def scan_lines(stream: Readable, every: int) -> tuple[int, list[int]]:
     last = b"\n"
     while True:
         try:
-            block = stream.read(SCAN_BLOCK)
-        except DAMAGED:
+            block = stream.read(BLOCK)
+        except Damaged:
             break  # what can be read is cut; reading the last piece reports the damage
         if not block:
             break

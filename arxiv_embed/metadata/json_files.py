@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
 
-import ijson
 import orjson
 
-from arxiv_embed.metadata.paper import NotAPaper, Paper, Reject, excerpt
+from arxiv_embed.metadata.paper import EXCERPT_BYTES, NotAPaper, Paper, Reject, excerpt
 from arxiv_embed.metadata.records import paper_of
-from arxiv_embed.metadata.streams import BLOCK, DAMAGED, Readable
+from arxiv_embed.metadata.streams import BLOCK, BYTE_ORDER_MARK, Damaged, Readable
 
-LONGEST_LINE = 1 << 20
+LONGEST_RECORD = 1 << 20
+"""Bytes; what is longer is rejected and never held in memory as a whole."""
+
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 
 
-def read_lines(stream: Readable, file: str, first_line: int, file_id: str | None) -> Iterator[Paper | Reject]:
-    """JSON lines; blank lines are passed over, a line of over `LONGEST_LINE` bytes is never held in memory."""
+def read_lines(
+    stream: Readable, file: str, first_line: int = 1, file_id: str | None = None
+) -> Iterator[Paper | Reject]:
+    """JSON lines; blank lines are passed over. `file_id` is the id of records that have none of their own."""
     number = first_line - 1
     rest = b""
     overlong = False
@@ -24,7 +28,7 @@ def read_lines(stream: Readable, file: str, first_line: int, file_id: str | None
     while not ended:
         try:
             block = stream.read(BLOCK)
-        except DAMAGED as error:
+        except Damaged as error:
             yield Reject(file, f"line {number + 1}", f"file is cut off or damaged here ({error})", excerpt(rest))
             return
         ended = not block
@@ -32,27 +36,55 @@ def read_lines(stream: Readable, file: str, first_line: int, file_id: str | None
         rest = b"" if ended else lines.pop()
         for line in lines:
             number += 1
-            if overlong or len(line) > LONGEST_LINE:
+            if overlong or len(line) > LONGEST_RECORD:
                 overlong = False
                 yield Reject(file, f"line {number}", "line too long", excerpt(line))
-            elif not line or line.isspace():
-                continue
-            else:
-                try:
-                    yield paper_of(_object(orjson.loads(line)), file_id)
-                except NotAPaper as reason:
-                    yield Reject(file, f"line {number}", str(reason), excerpt(line))
-                except orjson.JSONDecodeError:
-                    yield from _undecodable(line, file, number, file_id)
-        if len(rest) > LONGEST_LINE:
-            overlong, rest = True, rest[:256]
+            elif line and not line.isspace():
+                yield _paper_or_reject(line, file, "line", number, file_id)
+        if len(rest) > LONGEST_RECORD:
+            overlong, rest = True, rest[:EXCERPT_BYTES]
 
 
-def _undecodable(line: bytes, file: str, number: int, file_id: str | None) -> Iterator[Paper | Reject]:
-    if line.startswith(b"\xef\xbb\xbf"):
-        yield from read_object(line[3:], file, file_id, f"line {number}")
+def read_object(stream: Readable, file: str, file_id: str | None = None) -> Iterator[Paper | Reject]:
+    """One JSON object, as in the per-paper files."""
+    raw = b""
+    try:
+        while len(raw) <= LONGEST_RECORD and (block := stream.read(BLOCK)):
+            raw += block
+    except Damaged as error:
+        yield Reject(file, "record 1", f"file is cut off or damaged here ({error})", excerpt(raw))
         return
-    yield Reject(file, f"line {number}", _json_fault(line), excerpt(line))
+    if len(raw) > LONGEST_RECORD:
+        yield Reject(file, "record 1", "record too long", excerpt(raw))
+    else:
+        yield _paper_or_reject(raw, file, "record", 1, file_id)
+
+
+def read_array(stream: Readable, file: str) -> Iterator[Paper | Reject]:
+    """The elements of one JSON array; where their bounds can no longer be told, one reject ends the file."""
+    number = 1
+    elements = _elements(stream)
+    try:
+        for raw in elements:
+            yield _paper_or_reject(raw, file, "record", number)
+            number += 1
+    except _BrokenArray as broken:
+        yield Reject(file, f"record {number}", *broken.args)
+
+
+def _paper_or_reject(raw: bytes, file: str, unit: str, number: int, file_id: str | None = None) -> Paper | Reject:
+    try:
+        record = orjson.loads(raw)
+        if type(record) is dict:
+            return paper_of(record, file_id)
+        reason = "record is not an object"
+    except NotAPaper as not_a_paper:
+        reason = str(not_a_paper)
+    except orjson.JSONDecodeError:
+        if raw.startswith(BYTE_ORDER_MARK):
+            return _paper_or_reject(raw.removeprefix(BYTE_ORDER_MARK), file, unit, number, file_id)
+        reason = _json_fault(raw)
+    return Reject(file, f"{unit} {number}", reason, excerpt(raw))
 
 
 def _json_fault(raw: bytes) -> str:
@@ -60,42 +92,54 @@ def _json_fault(raw: bytes) -> str:
         raw.decode()
     except UnicodeDecodeError:
         return "invalid UTF-8"
-    return "invalid JSON" if raw.rstrip().endswith((b"}", b"]")) else "truncated JSON"
+    cut_off = raw.lstrip().startswith((b"{", b"[")) and not raw.rstrip().endswith((b"}", b"]"))
+    return "truncated JSON" if cut_off else "invalid JSON"
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return value
-    raise NotAPaper("record is not an object")
+class _BrokenArray(Exception):
+    """Its arguments are the reason and an excerpt."""
 
 
-def read_object(raw: bytes, file: str, file_id: str | None, position: str = "record 1") -> Iterator[Paper | Reject]:
-    """One JSON object, as in the per-paper files."""
-    if len(raw) > LONGEST_LINE:
-        yield Reject(file, position, "record too long", excerpt(raw))
-        return
-    try:
-        yield paper_of(_object(orjson.loads(raw.removeprefix(b"\xef\xbb\xbf"))), file_id)
-    except NotAPaper as reason:
-        yield Reject(file, position, str(reason), excerpt(raw))
-    except orjson.JSONDecodeError:
-        yield Reject(file, position, _json_fault(raw), excerpt(raw))
-
-
-def read_array(stream: Readable, file: str) -> Iterator[Paper | Reject]:
-    """The elements of one JSON array, streamed; what is broken in the middle ends the file with one reject."""
-    number = 0
-    records = ijson.items(stream, "item", use_float=True)
-    while True:
-        number += 1
+def _elements(stream: Readable) -> Iterator[bytes]:
+    """The bytes of each element; raises `_BrokenArray`. Strings are passed over, brackets and commas counted."""
+    text = b""  # from the element's beginning on
+    begin = at = 0
+    depth = found = 0
+    while depth or not found:
         try:
-            record = next(records)
-        except StopIteration:
+            block = stream.read(BLOCK)
+        except Damaged as error:
+            raise _BrokenArray(f"file is cut off or damaged here ({error})", excerpt(text[begin:])) from None
+        if not block:
+            raise _BrokenArray("JSON array is cut off", excerpt(text[begin:]))
+        text, at, begin = text[begin:] + block, at - begin, 0
+        for token in _TOKEN.finditer(text, at):
+            mark = token[0]
+            if len(mark) > 1:
+                continue
+            if mark == b'"':
+                at = token.start()
+                break  # the string ends in a block to come
+            at = token.end()
+            if mark in b"[{":
+                depth += 1
+                if depth == 1:
+                    begin = at
+            elif mark in b"]}":
+                depth -= 1
+            if depth == 0 or (depth == 1 and mark == b","):
+                element = text[begin : token.start()]
+                begin = at
+                if depth or found or element.strip():
+                    yield element
+                found += 1
+                if depth == 0:
+                    break
+        if depth and len(text) - begin > LONGEST_RECORD:
+            raise _BrokenArray("record too long; the array is not read beyond it", excerpt(text[begin:]))
+    behind = text[at:]
+    while not behind.strip():
+        behind = stream.read(BLOCK)
+        if not behind:
             return
-        except (*DAMAGED, ijson.JSONError, UnicodeDecodeError) as error:
-            yield Reject(file, f"record {number}", "JSON array is broken from here on", excerpt(str(error)))
-            return
-        try:
-            yield paper_of(_object(record))
-        except NotAPaper as reason:
-            yield Reject(file, f"record {number}", str(reason), excerpt(str(record)))
+    raise _BrokenArray("there is more behind the JSON array", excerpt(behind.lstrip()))

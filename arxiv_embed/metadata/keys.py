@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import PurePosixPath
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _DOTS = re.compile(r"\.{2,}")
@@ -20,8 +19,11 @@ def encode_path(path: str) -> str:
 
 
 def decode_path(key: str) -> str:
-    """The path that `encode_path` made `key` of."""
-    return os.fsdecode(unquote_to_bytes(key))
+    """The path that `encode_path` made `key` of; raises `ValueError` for a key that it makes of no path."""
+    path = os.fsdecode(unquote_to_bytes(key))
+    if encode_path(path) != key:
+        raise ValueError(f"not a shard key: {key!r}")
+    return path
 
 
 def piece_key(path: str, number: int) -> str:
@@ -34,6 +36,4 @@ def month_key(month: str) -> str:
 
 def file_of(key: str) -> str | None:
     """The file that a shard's key names; None for a month of per-paper files."""
-    if key.startswith("month:"):
-        return None
-    return PurePosixPath(decode_path(key.split("@", 1)[0])).as_posix()
+    return None if key.startswith("month:") else decode_path(key.split("@", 1)[0])

@@ -1,26 +1,29 @@
-"""Reading: a shard's papers and rejects, streamed, with the fingerprint of the bytes that they came from."""
+"""Reading: a shard's papers and rejects, streamed, with the fingerprint of what was read."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
-from arxiv_embed.metadata.json_files import LONGEST_LINE, read_array, read_lines, read_object
+from arxiv_embed.metadata.ids import id_in_name
+from arxiv_embed.metadata.json_files import read_array, read_lines, read_object
 from arxiv_embed.metadata.paper import Paper, Reject
 from arxiv_embed.metadata.shards import Shard
-from arxiv_embed.metadata.streams import BLOCK, Hashed, open_stream
+from arxiv_embed.metadata.streams import Damaged, Kind, Readable, Stream, sniff
 from arxiv_embed.metadata.xml_files import read_xml
+from arxiv_embed.settings import ArxivEmbedError
 
 
 @dataclass(frozen=True)
 class ShardContent:
     """A shard as read: the newest record of each paper in the order of the file, what was rejected, how many older
-    records of the same papers were left out, and the sha256 of the source."""
+    records of the same papers were left out, and the sha256 of all that was read."""
 
     papers: list[Paper]
     rejects: list[Reject]
@@ -29,12 +32,10 @@ class ShardContent:
 
 
 class ShardReader:
-    """Reads shards; between neighbouring pieces of one compressed file it goes on where it stopped."""
+    """Reads shards, one at a time; between neighbouring pieces of one file it goes on where it stopped."""
 
     def __init__(self) -> None:
-        self._path: Path | None = None
-        self._stream: BinaryIO | None = None
-        self._offset = 0
+        self._file: _OpenFile | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -45,22 +46,26 @@ class ShardReader:
         self._close()
 
     def _close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = self._path = None
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
     def read(self, shard: Shard) -> Iterator[Paper | Reject]:
-        """Every record of the shard as a paper or a reject, in order, in memory that does not grow with the file."""
-        items, _ = self._items(shard)
-        return items
+        """Every record of the shard as a paper or a reject, in order, in memory that does not grow with the file.
+
+        Raises `ArxivEmbedError` for a file that cannot be read at all.
+        """
+        items = _read_month(shard) if shard.is_month else self._read_piece(shard)
+        return items if shard.limit is None else _first_papers(items, shard.limit)
 
     def load(self, shard: Shard) -> ShardContent:
         """The whole shard, each paper once."""
-        items, digest = self._items(shard)
         newest: dict[str, Paper] = {}
         rejects: list[Reject] = []
         read = 0
-        for item in items:
+        digest = hashlib.sha256()
+        for item in self.read(shard):
+            digest.update(_identity(item))
             if isinstance(item, Reject):
                 rejects.append(item)
                 continue
@@ -68,87 +73,108 @@ class ShardReader:
             known = newest.get(item.id)
             if known is None or item.recency >= known.recency:
                 newest[item.id] = item
-            if read == shard.limit:
-                break
-        sha256 = digest.drained() if shard.limit is None else _limited(shard)
-        return ShardContent(list(newest.values()), rejects, read - len(newest), sha256)
+        return ShardContent(list(newest.values()), rejects, read - len(newest), digest.hexdigest())
 
-    def sha256(self, shard: Shard) -> str:
-        """The fingerprint that `load` gives, without building papers."""
-        if shard.limit is not None:
-            return _limited(shard)
-        if shard.is_month:
-            digest = _MonthDigest()
-            for name in shard.files:
-                digest.add(name, (shard.folder / name).read_bytes())
-            return digest.drained()
-        return self._hashed(shard).drained()
-
-    def _items(self, shard: Shard) -> tuple[Iterator[Paper | Reject], Hashed | _MonthDigest]:
-        if shard.is_month:
-            digest = _MonthDigest()
-            return _read_month(shard, digest), digest
-        assert shard.format is not None
-        [file] = shard.files
-        stream = self._hashed(shard)
-        if shard.format.kind == "lines":
-            return read_lines(stream, file, shard.first, _id_in_name(file)), stream
-        if shard.format.kind == "object":
-            return read_object(stream.read(LONGEST_LINE + 1), file, _id_in_name(file)), stream
-        read = read_array if shard.format.kind == "array" else read_xml
-        return islice(read(stream, file), shard.start, shard.stop), stream
-
-    def _hashed(self, shard: Shard) -> Hashed:
-        """The shard's own bytes; for pieces that are counted in records, the whole file's."""
-        assert shard.format is not None
-        path = shard.folder / shard.files[0]
-        counted_in_bytes = shard.format.kind == "lines"
-        start = shard.start if counted_in_bytes else 0
-        if self._stream is None or self._path != path or self._offset != start:
-            self._close()
-            self._path, self._stream = path, open_stream(path, shard.format.container)
-            _skip(self._stream, start)
-        size = shard.stop - start if counted_in_bytes and shard.stop is not None else None
-        self._offset = -1 if size is None else start + size
-        return Hashed(self._stream, size)
-
-
-class _MonthDigest:
-    """The sha256 of a month's files, names and contents."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add(self, name: str, content: bytes) -> None:
-        self._digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + hashlib.sha256(content).digest())
-
-    def drained(self) -> str:
-        return self._digest.hexdigest()
-
-
-def _read_month(shard: Shard, digest: _MonthDigest) -> Iterator[Paper | Reject]:
-    for name in shard.files:
+    def _read_piece(self, shard: Shard) -> Iterator[Paper | Reject]:
         try:
-            raw = (shard.folder / name).read_bytes()
+            if self._file is None or not self._file.can_reach(shard):
+                self._close()
+                self._file = _OpenFile(shard)
+            yield from self._file.read_piece(shard)
         except OSError as error:
-            yield Reject(name, "record 1", f"file could not be read ({error.strerror})", "")
-            continue
-        digest.add(name, raw)
-        yield from read_object(raw, name, _id_in_name(name))
+            self._close()
+            raise _unreadable(shard.folder / shard.files[0], error) from error
 
 
-def _id_in_name(file: str) -> str | None:
-    name = PurePosixPath(file).name
-    return name.removesuffix(".json") if name.endswith(".json") else None
+class _OpenFile:
+    """A file being read: `position` is where reading stands, in bytes or in records as its pieces are cut."""
+
+    def __init__(self, shard: Shard) -> None:
+        assert shard.format is not None
+        self._path = shard.folder / shard.files[0]
+        self._name = shown(shard.files[0])
+        self._kind = shard.format.kind
+        self._stream = Stream(self._path)
+        self._records = _records(self._stream, self._kind, self._name)
+        self._stop: int | None = None
+        self.position = 0
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def can_reach(self, shard: Shard) -> bool:
+        return self._path == shard.folder / shard.files[0] and self.position <= shard.start
+
+    def read_piece(self, shard: Shard) -> Iterator[Paper | Reject]:
+        if self._kind == "lines":
+            try:
+                self._stream.skip(shard.start - self.position)
+            except Damaged as error:
+                yield Reject(self._name, f"line {shard.first}", f"file is cut off or damaged before here ({error})", "")
+                return
+            self.position, self._stop = shard.start, shard.stop
+            yield from read_lines(self, self._name, shard.first, id_in_name(self._name))
+            return
+        for item in islice(self._records, None if shard.stop is None else shard.stop - self.position):
+            self.position += 1
+            if self.position > shard.start:
+                yield item
+
+    def read(self, size: int, /) -> bytes:
+        """The bytes of a piece of lines."""
+        block = self._stream.read(size if self._stop is None else min(size, self._stop - self.position))
+        self.position += len(block)
+        return block
 
 
-def _skip(stream: BinaryIO, count: int) -> None:
-    if hasattr(stream, "fileno") and stream.seekable() and not hasattr(stream, "myfileobj"):
-        stream.seek(count)
-        return
-    while count > 0 and (block := stream.read(min(count, BLOCK))):
-        count -= len(block)
+def _records(stream: Readable, kind: Kind, name: str) -> Iterator[Paper | Reject]:
+    if kind == "xml":
+        return read_xml(stream, name)
+    if kind == "array":
+        return read_array(stream, name)
+    if kind == "object":
+        return read_object(stream, name, id_in_name(name))
+    return read_lines(stream, name, file_id=id_in_name(name))
 
 
-def _limited(shard: Shard) -> str:
-    return hashlib.sha256(f"{shard.signature} first {shard.limit}".encode()).hexdigest()
+def _read_month(shard: Shard) -> Iterator[Paper | Reject]:
+    for file in shard.files:
+        path = shard.folder / file
+        try:
+            form = sniff(path)
+            if form is None:
+                yield Reject(shown(file), "record 1", "file holds no metadata that is known here", "")
+                continue
+            with Stream(path) as stream:
+                yield from _records(stream, form.kind, shown(file))
+        except FileNotFoundError:
+            yield Reject(shown(file), "record 1", "file was removed before it was read", "")
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+
+def _first_papers(items: Iterator[Paper | Reject], limit: int) -> Iterator[Paper | Reject]:
+    left = limit
+    while left > 0 and (item := next(items, None)) is not None:
+        left -= isinstance(item, Paper)
+        yield item
+
+
+def _identity(item: Paper | Reject) -> bytes:
+    """All that is known of an item, for the fingerprint."""
+    fields: tuple[str, ...]
+    if isinstance(item, Reject):
+        fields = ("reject", item.file, item.position, item.reason, item.excerpt)
+    else:
+        dates = f"v{item.version}", item.published, item.updated
+        fields = (item.id, *dates, item.title, item.abstract, item.authors, *item.categories)
+    return "\x1f".join((*fields, "\n")).encode()
+
+
+def shown(file: str) -> str:
+    """A file's name as text that can be written down, bytes that are not UTF-8 as \\xNN."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
+
+
+def _unreadable(path: Path, error: OSError) -> ArxivEmbedError:
+    return ArxivEmbedError(f"{shown(str(path))} could not be read ({error.strerror}): make it readable and run again.")

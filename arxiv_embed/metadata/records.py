@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from email.utils import parsedate_to_datetime
+from email.utils import parsedate
+from functools import lru_cache
 from typing import Any
 
 from arxiv_embed.metadata.ids import canonical_id
 from arxiv_embed.metadata.paper import NotAPaper, Paper, fold
 
+_WORK = r"(?:paper|article|manuscript|preprint|submission|work|letter|note|thesis|version|draft)"
 _WITHDRAWN = re.compile(
-    r"\b(?:paper|article|manuscript|preprint|submission|work|letter|it|version|note|thesis)\s+"
-    r"(?:has\s+been|have\s+been|is|was|being|is\s+being|will\s+be)\s+(?:temporarily\s+)?withdrawn\b"
-    r"|\bwithdrawn\s+by\s+(?:the\s+)?(?:author|arxiv|submitter)"
-    r"|^\W*withdrawn\b|\barxiv\s+admin\w*\s*:?.{0,40}\bwithdrawn\b"
-    r"|\bwithdrawn\s+(?:due\s+to|because|for\s+(?:further\s+)?revision)",
+    rf"\b(?:{_WORK}|it)\s+(?:(?:has|have|had|is|was|will|being|been|be|already|now|temporarily)\s+)+withdrawn?\b"
+    rf"|(?:^|[.;:,(]\s*|\b(?:the|this|our|whole|entire)\s+){_WORK}\s+withdrawn\b"
+    rf"|\bwithdraw(?:s|ing)?\s+(?:this|the|our|my)\s+(?:\w+\s+)?{_WORK}\b"
+    r"|(?:^|[.;:,(]\s*)withdraw(?:n|ing)\b"
+    r"|\bwithdrawn\s+(?:by\s+(?:the\s+)?(?:author|arxiv|submitter)|due\s+to|because|pending|for\s+(?:further\s+)?revis)"
+    r"|\barxiv\s+admin\w*\s*:?.{0,40}\bwithdrawn\b",
     re.IGNORECASE,
 )
-_ISO_DAY = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
+_ABSTRACT_HEAD = 300
+_LONGEST_DATE = 40
 
 
 def paper_of(record: dict[str, Any], file_id: str | None = None) -> Paper:
@@ -26,28 +30,28 @@ def paper_of(record: dict[str, Any], file_id: str | None = None) -> Paper:
 
     `file_id` is the id that a per-paper file's name gives. Raises `NotAPaper` with the reason.
     """
-    raw_id = record.get("id", file_id)
+    get = record.get
+    raw_id = get("id", file_id)
     if type(raw_id) is not str:
-        if isinstance(raw_id, float):
+        if type(raw_id) is float:
             raise NotAPaper("id was mangled by a floating point number")
         raise NotAPaper("id missing" if raw_id is None else "id is not a text")
     paper_id, version = canonical_id(raw_id)
-    versions = record.get("versions")
-    published = record.get("published")
-    if isinstance(versions, list) and versions:
+    versions = get("versions")
+    published = get("published")
+    if type(versions) is list and versions:
         version = max(version, len(versions))
         published = published or _version_date(versions[0])
-    published = published or record.get("created")
-    comments = record.get("comments")
+    comments = get("comments")
     return make_paper(
         paper_id,
         version,
-        record.get("title"),
-        record.get("abstract"),
-        _authors(record.get("authors")),
-        record.get("categories"),
-        published or "",
-        record.get("updated") or record.get("update_date") or "",
+        get("title"),
+        get("abstract"),
+        _authors(get("authors")),
+        get("categories"),
+        published or get("created"),
+        get("updated") or get("update_date"),
         comments if type(comments) is str else "",
     )
 
@@ -68,16 +72,17 @@ def make_paper(
     abstract = _text(abstract, "abstract")
     if " " not in abstract:
         raise NotAPaper("abstract is one word")
+    published = _day(published)
     return Paper(
-        id=paper_id,
-        version=version,
-        title=title,
-        abstract=abstract,
-        authors=authors,
-        categories=_categories(categories),
-        published=_day(published),
-        updated=_day(updated) or _day(published),
-        withdrawn=_is_withdrawn(abstract, comments),
+        paper_id,
+        version,
+        title,
+        abstract,
+        authors,
+        _categories(categories),
+        published,
+        _day(updated) or published,
+        _is_withdrawn(abstract, comments),
     )
 
 
@@ -91,43 +96,46 @@ def _text(value: Any, name: str) -> str:
 
 
 def _is_withdrawn(abstract: str, comments: str) -> bool:
-    for text in (comments, abstract[:300]):
-        if ("ithdrawn" in text or "WITHDRAWN" in text) and _WITHDRAWN.search(text):
-            return True
-    return False
+    return _says_withdrawn(comments) or _says_withdrawn(abstract[:_ABSTRACT_HEAD])
+
+
+def _says_withdrawn(text: str) -> bool:
+    return ("ithdr" in text or "ITHDR" in text) and _WITHDRAWN.search(text) is not None
 
 
 def _authors(value: Any) -> str:
     if type(value) is str:
         return fold(value)
-    if isinstance(value, list):
-        return ", ".join(fold(name) for name in value if isinstance(name, str))
+    if type(value) is list:
+        return ", ".join(fold(name) for name in value if type(name) is str)
     return ""
 
 
 def _categories(value: Any) -> tuple[str, ...]:
     if type(value) is str:
         return tuple(value.split())
-    if isinstance(value, list):
-        return tuple(part for name in value if isinstance(name, str) for part in name.split())
+    if type(value) is list:
+        return tuple(part for name in value if type(name) is str for part in name.split())
     return ()
 
 
-def _version_date(version: Any) -> str:
-    created = version.get("created") if isinstance(version, dict) else None
-    return created if isinstance(created, str) else ""
+def _version_date(version: Any) -> Any:
+    return version.get("created") if type(version) is dict else None
 
 
 def _day(value: Any) -> str:
-    """An ISO or RFC 2822 date as "YYYY-MM-DD"; "" for what is neither."""
-    if type(value) is not str or not value:
-        return ""
-    if len(value) == 10 and value[4] == "-" and value[7] == "-":
-        return value
-    if match := _ISO_DAY.match(value):
-        return match[0]
+    """An ISO or RFC 2822 date as "YYYY-MM-DD", the day that it names itself; "" for what is neither."""
+    return _day_of(value[:_LONGEST_DATE]) if type(value) is str else ""
+
+
+@lru_cache(maxsize=1 << 14)
+def _day_of(text: str) -> str:
     try:
-        day: date = parsedate_to_datetime(value).date()
-    except (ValueError, TypeError):
+        return date.fromisoformat(text[:10]).isoformat()
+    except ValueError:
+        pass
+    try:
+        parts = parsedate(text)
+        return date(*parts[:3]).isoformat() if parts else ""
+    except (ValueError, OverflowError):
         return ""
-    return day.isoformat()

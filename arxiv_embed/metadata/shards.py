@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arxiv_embed.metadata.cuts import Cuts, find_cuts
-from arxiv_embed.metadata.ids import canonical_id, month_of
+from arxiv_embed.metadata.ids import canonical_id, id_in_name, month_of
+from arxiv_embed.metadata.json_files import LONGEST_RECORD
 from arxiv_embed.metadata.keys import encode_path, month_key, piece_key
-from arxiv_embed.metadata.paper import NotAPaper
 from arxiv_embed.metadata.streams import Format, sniff
 from arxiv_embed.settings import ArxivEmbedError
 
 TYPICAL_RECORD_BYTES = {"plain": 1500, "gzip": 500, "zstd": 500}
-LEAST_RECORD_BYTES = {"plain": 64, "gzip": 4, "zstd": 4}
+LEAST_RECORD_BYTES = {"plain": 40, "gzip": 4, "zstd": 4}
 """Below these a file is too small to hold more than a shard's papers, so nobody counts its records."""
-
-_PER_PAPER = re.compile(r"(?:\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Za-z-]+)?_\d{7})(?:v\d+)?\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +70,19 @@ def list_shards(folder: Path, *, shard_papers: int, index: Path) -> list[Shard]:
         raise ArxivEmbedError(f"There is no metadata folder {folder}: give one with --metadata-dir.")
     months: dict[str, list[_File]] = {}
     shards: list[Shard] = []
-    for files in _folders(folder):
-        papers = [file for file in files if _PER_PAPER.fullmatch(_name(file))]
-        if not _are_single_papers(folder, papers):
-            papers = []
-        taken = {file.path for file in papers}
-        for file in papers:
-            months.setdefault(_month(file), []).append(file)
-        for file in files:
-            if file.path not in taken:
-                shards.extend(_shards_of_file(folder, file, shard_papers, index))
+    for file in _files(folder):
+        if month := _month_of_single_paper(file):
+            months.setdefault(month, []).append(file)
+        else:
+            shards.extend(_shards_of_file(folder, file, shard_papers, index))
     shards.extend(_shard_of_month(folder, month, files) for month, files in months.items())
     return sorted(shards, key=lambda shard: shard.key)
 
 
-def _folders(top: Path) -> Iterator[list[_File]]:
-    """The files of each folder below `top`, each with the one stat that it gets; hidden ones are passed over."""
+def _files(top: Path) -> Iterator[_File]:
+    """The files of all folders below `top`, each with the one stat that it gets; hidden ones are passed over."""
     pending = [top]
     while pending:
-        files = []
         folder = pending.pop()
         prefix = "" if folder == top else folder.relative_to(top).as_posix() + "/"
         with os.scandir(folder) as entries:
@@ -101,33 +92,20 @@ def _folders(top: Path) -> Iterator[list[_File]]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(folder / entry.name)
                 elif entry.is_file():
-                    stat = entry.stat()
-                    files.append(_File(prefix + entry.name, stat.st_size, stat.st_mtime_ns))
-        yield files
+                    try:
+                        stat = entry.stat()
+                    except FileNotFoundError:
+                        continue  # removed while the folder was listed
+                    yield _File(prefix + entry.name, stat.st_size, stat.st_mtime_ns)
 
 
-def _name(file: _File) -> str:
-    return file.path.rsplit("/", 1)[-1]
+def _month_of_single_paper(file: _File) -> str | None:
+    """The month of a file of one paper: one with an id for its name, and no larger than a record may be.
 
-
-def _month(file: _File) -> str:
-    return month_of(canonical_id(_name(file).removesuffix(".json"))[0])
-
-
-def _are_single_papers(folder: Path, papers: list[_File]) -> bool:
-    """Whether files named as papers are: told by the content of the first, the middle and the last."""
-    if not papers:
-        return False
-    for file in (papers[0], papers[len(papers) // 2], papers[-1]):
-        form = sniff(folder / file.path)
-        if form is None or form.container != "plain" or form.kind not in ("object", "lines"):
-            return False
-    try:
-        for file in papers:
-            _month(file)
-    except NotAPaper:
-        return False
-    return True
+    Nothing but the file itself decides, so that no new file moves another; what it holds is found out on reading.
+    """
+    name = id_in_name(file.path)
+    return month_of(canonical_id(name)[0]) if name and file.size <= LONGEST_RECORD else None
 
 
 def _shard_of_month(folder: Path, month: str, files: list[_File]) -> Shard:
@@ -139,7 +117,10 @@ def _shard_of_month(folder: Path, month: str, files: list[_File]) -> Shard:
 
 
 def _shards_of_file(folder: Path, file: _File, shard_papers: int, index: Path) -> Iterator[Shard]:
-    form = sniff(folder / file.path)
+    try:
+        form = sniff(folder / file.path)
+    except OSError:
+        form = Format("plain", "lines")  # reading it will fail, and say so
     if form is None:
         return
     whole = Shard(
@@ -172,6 +153,4 @@ def _shards_of_file(folder: Path, file: _File, shard_papers: int, index: Path) -
 
 def passed_over(folder: Path) -> list[str]:
     """The files of `folder` that hold no metadata known here, as paths relative to it."""
-    return sorted(
-        file.path for files in _folders(folder.absolute()) for file in files if sniff(folder / file.path) is None
-    )
+    return sorted(file.path for file in _files(folder.absolute()) if sniff(folder / file.path) is None)

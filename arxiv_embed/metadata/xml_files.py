@@ -13,7 +13,7 @@ from lxml import etree
 from arxiv_embed.metadata.ids import canonical_id
 from arxiv_embed.metadata.paper import NotAPaper, Paper, Reject, excerpt, fold
 from arxiv_embed.metadata.records import make_paper
-from arxiv_embed.metadata.streams import DAMAGED, Readable
+from arxiv_embed.metadata.streams import Damaged, Readable
 
 RECORDS = ("{*}record", "{*}entry", "{*}error")
 
@@ -33,14 +33,17 @@ def read_xml(stream: Readable, file: str) -> Iterator[Paper | Reject]:
     while True:
         number += 1
         try:
-            _, element = next(elements)
-        except StopIteration:
+            _, element = next(elements, (None, None))
+        except Damaged as error:
+            yield Reject(file, f"record {number}", f"file is cut off or damaged here ({error})", "")
             return
-        except (*DAMAGED, etree.XMLSyntaxError) as error:
+        except etree.XMLSyntaxError as error:
             yield Reject(file, f"record {number}", "XML is broken from here on", excerpt(str(error)))
             return
-        if element.getroottree().docinfo.doctype:
+        if (elements.root if element is None else element).getroottree().docinfo.doctype:
             yield Reject(file, f"record {number}", "XML with a document type declaration is refused", "")
+            return
+        if element is None:
             return
         try:
             yield _paper(element)
