@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from arxiv_embed.settings import Settings, settings_from_environment
+from arxiv_embed_tests.models import save_tiny_bert
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
@@ -34,3 +35,20 @@ def examples() -> Path:
 def settings(tmp_path: Path) -> Settings:
     """Surroundings of a test's own: nothing of the user's environment, all writing below `tmp_path`."""
     return settings_from_environment({"ARXIV_EMBED_HOME": str(tmp_path / "home")})
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder, for tests that want the whole way and no vectors of worth."""
+    return save_tiny_bert(tmp_path_factory.mktemp("model") / "tiny-bert")
+
+
+@pytest.fixture
+def small_folder(tmp_path: Path) -> Path:
+    """Two small files of real papers, and a line in the second that is none."""
+    lines = (EXAMPLES / "kaggle-2007.jsonl").read_bytes().splitlines(keepends=True)
+    folder = tmp_path / "metadata"
+    folder.mkdir()
+    (folder / "first.jsonl").write_bytes(b"".join(lines[:6]))
+    (folder / "second.jsonl").write_bytes(b"".join([*lines[6:11], b'{"id": "0704.9999", "title": "cut off\n']))
+    return folder
