@@ -24,9 +24,12 @@ def pack(papers: Sequence[TokenizedPaper]) -> TokenBatch:
     lengths = np.array([len(paper.ids) for paper in papers], np.int32)
     starts = np.cumsum(lengths) - lengths
     return TokenBatch(
-        ids=np.concatenate([paper.ids for paper in papers]),
+        ids=np.concatenate([np.empty(0, np.int32), *(paper.ids for paper in papers)]),
         lengths=lengths,
-        spans=np.concatenate([paper.spans + start for paper, start in zip(papers, starts, strict=True)]).astype(
-            np.int32
+        spans=np.concatenate(
+            [
+                np.empty((0, 2), np.int32),
+                *(paper.spans + np.int32(start) for paper, start in zip(papers, starts, strict=True)),
+            ]
         ),
     )

@@ -1,7 +1,8 @@
-"""A BERT for CPUs with bfloat16: weights laid out for the matrix unit once, no padding, softmax and norms fused.
+"""A BERT for CPUs: weights laid out for the matrix unit once, no padding, softmax and norms fused.
 
-Matrix products are oneDNN's, over all tokens of a batch at once. Attention works on a few heads at a time, so that
-their weights stay in the core's own cache. Measured against transformers in bench/embed.py.
+It computes in bfloat16 or float32, whichever the CPU multiplies faster. Matrix products are oneDNN's, over all tokens
+of a batch at once. Attention works on a few heads at a time, so that their weights stay in the core's own cache.
+Measured against transformers in bench/embed.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from arxiv_embed.encoding import kernels
 from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.settings import ArxivEmbedError
 
 ROWS = 16
 """Token counts are rounded up to this, and attention's width too: oneDNN builds a kernel for every new shape."""
@@ -47,7 +49,7 @@ class Norm:
 
     def add(self, delta: Tensor, hidden: Tensor) -> None:
         """hidden ← LayerNorm(hidden + delta)"""
-        kernels.add_and_normalize(bits(delta), bits(hidden), self.weight, self.bias, self.epsilon)
+        kernels.add_and_normalize(elements(delta), elements(hidden), self.weight, self.bias, self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -60,22 +62,40 @@ class Layer:
     output_norm: Norm
 
 
+class _Weights:
+    """A model's weights by name, in float32, whatever a BERT's files call them."""
+
+    def __init__(self, files: ModelFiles) -> None:
+        self._files = files
+        self._tensors: dict[str, Tensor] = {}
+        for path in sorted(files.folder.glob("*.safetensors")):
+            for name, value in load_file(path).items():
+                name = name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight")
+                self._tensors[name.replace("LayerNorm.beta", "LayerNorm.bias")] = value.float()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise ArxivEmbedError(
+                f"The weights of model '{self._files.name}' lack {name} in {self._files.folder}: fetch it again."
+            )
+        return self._tensors[name]
+
+
 class PackedBert:
     """`encode` turns a packed batch into unit vectors, one a span, in float32."""
 
-    def __init__(self, files: ModelFiles) -> None:
+    def __init__(self, files: ModelFiles, dtype: torch.dtype) -> None:
         config = json.loads((files.folder / "config.json").read_bytes())
+        self._dtype = dtype
         self._memory: dict[str, Tensor] = {}
         self._heads: int = config["num_attention_heads"]
         self._head_width: int = config["hidden_size"] // self._heads
-        self._epsilon: float = config["layer_norm_eps"]
-        weights: dict[str, Tensor] = {}
-        for path in sorted(files.folder.glob("*.safetensors")):
-            weights |= {name.removeprefix("bert."): value.float() for name, value in load_file(path).items()}
-        self._words = weights["embeddings.word_embeddings.weight"].bfloat16()
+        self._epsilon: float = config.get("layer_norm_eps", 1e-12)
+        weights = _Weights(files)
+        self._words = weights["embeddings.word_embeddings.weight"].to(dtype)
         self._positions = (
             weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
-        ).bfloat16()
+        ).to(dtype)
         self._embedding_norm = self._norm(weights, "embeddings.LayerNorm")
         self._layers = [
             self._layer(weights, f"encoder.layer.{number}.") for number in range(config["num_hidden_layers"])
@@ -86,7 +106,7 @@ class PackedBert:
         size = math.prod(shape)
         kept = self._memory.get(name)
         if kept is None or len(kept) < size:
-            kept = self._memory[name] = torch.zeros(size, dtype=torch.bfloat16)
+            kept = self._memory[name] = torch.zeros(size, dtype=self._dtype)
         return kept[:size].view(shape)
 
     @staticmethod
@@ -100,12 +120,12 @@ class PackedBert:
             and not config.get("is_decoder", False)
         )
 
-    def _norm(self, weights: dict[str, Tensor], name: str) -> Norm:
+    def _norm(self, weights: _Weights, name: str) -> Norm:
         return Norm(weights[name + ".weight"].numpy(), weights[name + ".bias"].numpy(), self._epsilon)
 
-    def _layer(self, weights: dict[str, Tensor], prefix: str) -> Layer:
+    def _layer(self, weights: _Weights, prefix: str) -> Layer:
         def linear(name: str) -> Linear:
-            return _packed(weights[prefix + name + ".weight"], weights[prefix + name + ".bias"])
+            return _packed(weights[prefix + name + ".weight"], weights[prefix + name + ".bias"], self._dtype)
 
         # Queries are scaled here once, by log2(e) too: the softmax kernel then takes powers of two.
         scale = math.log2(math.e) / math.sqrt(self._head_width)
@@ -115,6 +135,7 @@ class PackedBert:
             qkv=_packed(
                 torch.cat([weights[p + ".weight"] * f for p, f in zip(parts, factors, strict=True)]),
                 torch.cat([weights[p + ".bias"] * f for p, f in zip(parts, factors, strict=True)]),
+                self._dtype,
             ),
             out=linear("attention.output.dense"),
             attention_norm=self._norm(weights, prefix + "attention.output.LayerNorm"),
@@ -135,7 +156,7 @@ class PackedBert:
             layer.attention_norm.add(layer.out(attended), hidden)
             layer.output_norm.add(layer.down(layer.up(hidden, "gelu")), hidden)
         vectors = np.empty((len(batch.spans), hidden.shape[1]), np.float32)
-        kernels.pool_spans(bits(hidden), batch.spans.astype(np.int64), vectors)
+        kernels.pool_spans(elements(hidden), batch.spans.astype(np.int64), vectors)
         return vectors
 
     def computed_tokens(self, batch: TokenBatch) -> int:
@@ -158,13 +179,15 @@ class PackedBert:
             blocks, width = len(group.lengths) * heads, group.width
             queries, keys, values, attended = self._scratch("heads", (4, blocks, width, d))
             sums = np.empty((blocks, width), np.float32)
-            kernels.split_heads(bits(qkv), group.starts, group.lengths, bits(queries), bits(keys), bits(values))
-            for part in _parts(blocks, heads, CACHED_BYTES // (2 * width * width)):
+            kernels.split_heads(
+                elements(qkv), group.starts, group.lengths, elements(queries), elements(keys), elements(values)
+            )
+            for part in _parts(blocks, heads, CACHED_BYTES // (self._dtype.itemsize * width * width)):
                 logits = self._scratch("weights", (part.stop - part.start, width, width))
                 torch.bmm(queries[part], keys[part].transpose(1, 2), out=logits)
-                kernels.exponentiate(bits(logits), part.start, heads, group.lengths, sums)
+                kernels.exponentiate(elements(logits), part.start, heads, group.lengths, sums)
                 torch.bmm(logits, values[part], out=attended[part])
-            kernels.merge_heads(bits(attended), sums, group.starts, group.lengths, bits(packed))
+            kernels.merge_heads(elements(attended), sums, group.starts, group.lengths, elements(packed))
         return packed
 
 
@@ -201,11 +224,11 @@ def _rounded(count: int) -> int:
     return -(-count // ROWS) * ROWS
 
 
-def _packed(weight: Tensor, bias: Tensor) -> Linear:
+def _packed(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Linear:
     reorder: Any = torch.ops.mkldnn._reorder_linear_weight
-    return Linear(reorder(weight.bfloat16().contiguous(), 1024), bias.bfloat16())
+    return Linear(reorder(weight.to(dtype).contiguous(), 1024), bias.to(dtype))
 
 
-def bits(tensor: Tensor) -> kernels.Bits:
-    """A bfloat16 tensor's own memory, seen as int16."""
-    return tensor.view(torch.int16).numpy()
+def elements(tensor: Tensor) -> kernels.Elements:
+    """A tensor's own memory; that of bfloat16 is seen as int16."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from arxiv_embed.encoding.batch import TokenBatch, pack
 from arxiv_embed.encoding.bert import PackedBert
-from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.encoding.model import ModelFiles, check_dtype
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.encoding.tokens import PaperTokenizer
+from arxiv_embed.encoding.tokens import FloatArray, PaperTokenizer
 from arxiv_embed.settings import ArxivEmbedError
 
-FloatArray = npt.NDArray[np.float32]
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+PRODUCT = (1024, 384, 1536)
+TRIES = 4
+"""How an "auto" type is chosen on a CPU: the best of so many matrix products of rows × width × columns."""
 
 
 class Encoder(Protocol):
@@ -30,28 +32,47 @@ class Encoder(Protocol):
 
 
 def choose_dtype(requested: str, device: str) -> str:
-    """What "auto" means on a device: bfloat16 where its arithmetic has it, float32 elsewhere.
+    """What "auto" means on a device: bfloat16 where its arithmetic has it and is the faster for it, else float32.
 
+    There are CPUs with bfloat16 instructions at half the rate of float32's (docs/decisions.md), so a CPU is tried.
     Raises `ArxivEmbedError` for a type that is not one of auto, float32, bfloat16.
     """
-    if requested in DTYPES:
-        return requested
+    check_dtype(requested)
     if requested != "auto":
-        raise ArxivEmbedError(f"Unknown --dtype '{requested}': write auto, float32 or bfloat16.")
+        return requested
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if _cpu_has_bfloat16() else "float32"
+    if not _cpu_has("avx512_bf16", "amx_bf16", "bf16"):
+        return "float32"
+    return min(DTYPES, key=lambda name: _product_seconds(DTYPES[name]))
 
 
-def _cpu_has_bfloat16() -> bool:
+@torch.inference_mode()
+def _product_seconds(dtype: torch.dtype) -> float:
+    rows, width, columns = PRODUCT
+    one, other = torch.ones(rows, width, dtype=dtype), torch.ones(columns, width, dtype=dtype)
+    seconds = []
+    for _ in range(1 + TRIES):
+        begun = time.perf_counter()
+        torch.nn.functional.linear(one, other)
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds[1:])
+
+
+def _cpu_has(*instructions: str) -> bool:
+    """Whether this CPU has one of these, in torch's names ("bf16" is ARM's)."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
+    return any(capabilities.get(name) for name in instructions)
 
 
 def load_encoder(files: ModelFiles, device: str, dtype: str) -> Encoder:
-    """Loads the model's weights onto `device` ("cpu", "cuda:0"); `dtype` is one of DTYPES."""
-    if device == "cpu" and dtype == "bfloat16" and PackedBert.fits(files):
-        return PackedBert(files)
+    """Loads the model's weights onto `device` ("cpu", "cuda:0"); `dtype` is one of DTYPES.
+
+    Raises `ArxivEmbedError` where the weights are not whole.
+    """
+    packs = dtype == "float32" or _cpu_has("avx512_bf16", "amx_bf16")
+    if device == "cpu" and packs and PackedBert.fits(files):
+        return PackedBert(files, DTYPES[dtype])
     return TransformersEncoder(files, device, dtype)
 
 
@@ -64,7 +85,16 @@ class TransformersEncoder:
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        model: Any = AutoModel.from_pretrained(files.folder, dtype=DTYPES[dtype], use_safetensors=True)
+        model: Any
+        model, loaded = AutoModel.from_pretrained(
+            files.folder, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True
+        )
+        # transformers fills in random numbers for what is missing; only a pooler's matter nothing here.
+        missing = sorted(name for name in loaded["missing_keys"] if "pooler." not in name)
+        if missing:
+            raise ArxivEmbedError(
+                f"The weights of model '{files.name}' lack {missing[0]} in {files.folder}: fetch it again."
+            )
         self._model = model.eval().to(device)
         self._device = torch.device(device)
 
@@ -101,9 +131,12 @@ class TextEncoder:
     def __init__(self, files: ModelFiles, space: Space, device: str = "cpu", dtype: str = "auto") -> None:
         self._tokenizer = PaperTokenizer(files, space, prompt=files.query_prompt)
         self._encoder = load_encoder(files, device, choose_dtype(dtype, device))
+        self._dimensions = space.dimensions
 
     def encode_queries(self, queries: Sequence[str]) -> FloatArray:
         """float32 [queries, dimensions], unit length; each query with the model's query prompt."""
+        if not queries:
+            return np.empty((0, self._dimensions), np.float32)
         papers = self._tokenizer.tokenize(queries)
         vectors: FloatArray = self._encoder.encode(pack(papers))
         rows = np.cumsum([0, *(len(paper.spans) for paper in papers[:-1])])

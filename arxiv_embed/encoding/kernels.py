@@ -1,6 +1,7 @@
 """Kernels: the row-wise loops of a transformer layer on the CPU, each one pass over memory that is still in cache.
 
-bfloat16 arrays are handed over as their bits (int16), as NumPy has no such type. A packed array holds the tokens
+Arrays are float32 or bfloat16; the latter are handed over as their bits (int16), as NumPy has no such type, and each
+loop is compiled for both. A packed array holds the tokens
 of a batch one behind the other, without padding; a padded one has `width` places for each sequence.
 """
 
@@ -12,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
-Bits = npt.NDArray[np.int16]
+Elements = npt.NDArray[np.float32] | npt.NDArray[np.int16]
+"""float32, or the bits of bfloat16."""
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
@@ -60,35 +63,66 @@ def _greater(typing_context: Any, one: Any, other: Any) -> Any:
     return types.int32(types.int32, types.int32), generate
 
 
-_loop = njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+def _loop(function: Any) -> Any:
+    """Compiled on its first call, and kept on disk for the next process."""
+    options = {"fastmath": True, "error_model": "numpy", "nogil": True}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither this folder nor the user's cache can be written: compile in every process
+        return njit(**options)(function)
+
+
 _inlined = njit(inline="always", fastmath=True, error_model="numpy")
 
 
-@_inlined  # type: ignore[untyped-decorator]
-def _widen(bits: Any) -> Any:
-    return _float_of(i32(bits) << i32(16))
+def _widen(element: Any) -> Any:
+    """An element of a float32 or bfloat16 array as float32."""
 
 
-@_inlined  # type: ignore[untyped-decorator]
-def _narrow(value: Any) -> Any:
-    bits = _bits_of(value)
-    return np.int16((bits + i32(0x7FFF) + ((bits >> i32(16)) & i32(1))) >> i32(16))
+@overload(_widen, inline="always", strict=False)  # type: ignore[untyped-decorator]
+def _compile_widen(element: Any) -> Any:
+    if element is types.float32:
+        return lambda element: element
+    return lambda element: _float_of(i32(element) << i32(16))
+
+
+def _narrow(value: Any, array: Any) -> Any:
+    """A float32 as an element of `array`, rounded to nearest even where that is bfloat16."""
+
+
+@overload(_narrow, inline="always", strict=False)  # type: ignore[untyped-decorator]
+def _compile_narrow(value: Any, array: Any) -> Any:
+    if array.dtype is types.float32:
+        return lambda value, array: value
+
+    def narrow(value: Any, array: Any) -> Any:
+        bits = _bits_of(value)
+        return np.int16((bits + i32(0x7FFF) + ((bits >> i32(16)) & i32(1))) >> i32(16))
+
+    return narrow
 
 
 @_inlined  # type: ignore[untyped-decorator]
 def _exp2(x: Any) -> Any:
-    """2^x for x ≤ 0, to 4e-5: finer than bfloat16 can tell. Below 2^-126 it is 2^-126."""
+    """2^x for x ≤ 0, to 2e-7. Below 2^-126 it is 2^-126."""
     x = max(x, f32(-126.0))
     whole = np.floor(x + f32(0.5))
     rest = x - whole
     mantissa = f32(1.0) + rest * (
-        f32(0.69314718) + rest * (f32(0.24022651) + rest * (f32(0.05550411) + rest * f32(0.00961813)))
+        f32(0.69314718)
+        + rest
+        * (
+            f32(0.24022651)
+            + rest * (f32(0.05550411) + rest * (f32(0.00961813) + rest * (f32(0.00133336) + rest * f32(0.00015404))))
+        )
     )
     return _float_of(_bits_of(mantissa) + (i32(whole) << i32(23)))
 
 
-@_loop  # type: ignore[untyped-decorator]
-def split_heads(qkv: Bits, starts: Ints, lengths: Ints, queries: Bits, keys: Bits, values: Bits) -> None:
+@_loop
+def split_heads(
+    qkv: Elements, starts: Ints, lengths: Ints, queries: Elements, keys: Elements, values: Elements
+) -> None:
     """Packed `qkv` [tokens, 3 × heads × d] → padded queries, keys, values, each [sequences × heads, width, d].
 
     Places behind a sequence's end are zero in the values; elsewhere they keep what they held, and nothing reads it.
@@ -108,8 +142,8 @@ def split_heads(qkv: Bits, starts: Ints, lengths: Ints, queries: Bits, keys: Bit
             values[sequence * heads + head, lengths[sequence] : width] = 0
 
 
-@_loop  # type: ignore[untyped-decorator]
-def exponentiate(logits: Bits, first_block: int, heads: int, lengths: Ints, sums: Floats) -> None:
+@_loop
+def exponentiate(logits: Elements, first_block: int, heads: int, lengths: Ints, sums: Floats) -> None:
     """Turns `logits` [blocks, width, width], given in powers of two, into unnormalized attention weights, in place.
 
     Each row's largest weight is 1, places behind the sequence's end get weight 0, and the row's sum goes into `sums`
@@ -122,20 +156,20 @@ def exponentiate(logits: Bits, first_block: int, heads: int, lengths: Ints, sums
             row = logits[block, query]
             top = i32(-(2**31))
             for key in range(length):
-                top = _greater(_ordered(i32(row[key]) << i32(16)), top)
+                top = _greater(_ordered(_bits_of(_widen(row[key]))), top)
             highest = _float_of(_ordered(top))
             total = f32(0.0)
             for key in range(length):
                 weight = _exp2(_widen(row[key]) - highest)
                 total += weight
-                row[key] = np.int16((_bits_of(weight) + i32(0x8000)) >> i32(16))
+                row[key] = _narrow(weight, row)
             for key in range(length, width):
                 row[key] = 0
             sums[first_block + block, query] = total
 
 
-@_loop  # type: ignore[untyped-decorator]
-def merge_heads(attended: Bits, sums: Floats, starts: Ints, lengths: Ints, packed: Bits) -> None:
+@_loop
+def merge_heads(attended: Elements, sums: Floats, starts: Ints, lengths: Ints, packed: Elements) -> None:
     """Padded `attended` [sequences × heads, width, d] ÷ `sums` → `packed` [tokens, heads × d]."""
     heads = attended.shape[0] // len(lengths)
     d = attended.shape[2]
@@ -146,11 +180,11 @@ def merge_heads(attended: Bits, sums: Floats, starts: Ints, lengths: Ints, packe
                 block = sequence * heads + head
                 scale = f32(1.0) / sums[block, token]
                 for i in range(d):
-                    row[head * d + i] = _narrow(_widen(attended[block, token, i]) * scale)
+                    row[head * d + i] = _narrow(_widen(attended[block, token, i]) * scale, row)
 
 
-@_loop  # type: ignore[untyped-decorator]
-def add_and_normalize(delta: Bits, hidden: Bits, weight: Floats, bias: Floats, epsilon: float) -> None:
+@_loop
+def add_and_normalize(delta: Elements, hidden: Elements, weight: Floats, bias: Floats, epsilon: float) -> None:
     """`hidden` ← LayerNorm(hidden + delta), row by row, in place; arrays are [tokens, width]."""
     rows, width = hidden.shape
     row = np.empty(width, f32)
@@ -166,11 +200,11 @@ def add_and_normalize(delta: Bits, hidden: Bits, weight: Floats, bias: Floats, e
             variance += row[i] * row[i]
         scale = f32(1.0) / np.sqrt(variance / f32(width) + f32(epsilon))
         for i in range(width):
-            hidden[token, i] = _narrow(row[i] * scale * weight[i] + bias[i])
+            hidden[token, i] = _narrow(row[i] * scale * weight[i] + bias[i], hidden)
 
 
-@_loop  # type: ignore[untyped-decorator]
-def pool_spans(hidden: Bits, spans: Ints, vectors: Floats) -> None:
+@_loop
+def pool_spans(hidden: Elements, spans: Ints, vectors: Floats) -> None:
     """Mean of `hidden`'s rows over each span [n, 2] of packed positions, of unit length, into `vectors` [n, width]."""
     width = hidden.shape[1]
     for place in range(len(spans)):

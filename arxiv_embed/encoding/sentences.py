@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 
-_BREAK = re.compile(r"""\n\n|[.!?]["'”’)\]]*\s+(?=["'“‘(\[$\\]*[A-Z0-9])""")
+_BREAK = re.compile(r"""\n\n|[.!?]["'”’)\]}$]*\s+(?=["'“‘(\[]*[A-Z0-9$\\])""")
 _ABBREVIATION = re.compile(
     r"""(?:^|[\s(\[~])(?:
-        [A-Z]|                                             # an initial: "J. Smith"
+        (?:[A-Z]\.[-\s]?)*[A-Z]|                          # initials: "J. Smith", "J.-P. Serre", "A.B. Jones"
         e\.g|i\.e|cf|vs|viz|al|etc|resp|approx|ca|w\.r\.t|
-        [Ff]igs?|[Ee]qs?|[Ee]qns?|[Rr]efs?|[Ss]ecs?|[Tt]abs?|[Tt]hms?|[Cc]hap|[Aa]pp|
+        [Ff]igs?|[Ee]qs?|[Ee]qns?|[Rr]efs?|[Ss]ects?|[Ss]ecs?|[Tt]abs?|[Tt]hms?|[Pp]rop|[Dd]ef|[Cc]hap|[Aa]pp|
         [Nn]os?|[Vv]ols?|[Pp]p|[Ee]d|[Ee]ds|
-        Dr|Prof|Mr|Mrs|Ms|St|Jr|Sr|Phys|Lett|Rev|Math|Proc|Ann|Astron|Astrophys|Univ|Dept
+        Dr|Prof|Mr|Mrs|Ms|St|Jr|Sr|Univ|Dept|
+        Phys|Lett|Rev|Math|Proc|Ann|Astron|Astrophys|Nucl|Commun|Appl|Theor|Mod
     )$""",
     re.VERBOSE,
 )

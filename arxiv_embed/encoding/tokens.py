@@ -12,8 +12,10 @@ from tokenizers import Encoding, Tokenizer
 from arxiv_embed.encoding.chunking import Chunker, parse_chunker
 from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.space import Space
+from arxiv_embed.settings import ArxivEmbedError
 
 IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class TokenizedPaper:
 
     `index` is its place in the sequence given; `ids` int32 [tokens], special and prompt tokens included; `spans`
     int32 [1 + chunks, 2], token positions in `ids`, row 0 the whole paper; `chars` int32 [chunks, 2], the chunks'
-    characters in the text; `cut_tokens` the content tokens beyond the limit.
+    characters in the text, ascending and apart; `cut_tokens` the content tokens beyond the limit.
     """
 
     index: int
@@ -33,54 +35,61 @@ class TokenizedPaper:
 
 
 class PaperTokenizer:
-    """A model's fast tokenizer with a space's prompt, chunker and token limit."""
+    """A model's fast tokenizer with a space's prompt, chunker and token limit.
+
+    Raises `ArxivEmbedError` where the tokenizer cannot be read, or the prompt leaves no room within the limit.
+    """
 
     def __init__(self, files: ModelFiles, space: Space, prompt: str | None = None) -> None:
-        prompt = space.prompt if prompt is None else prompt
-        self._tokenizer = Tokenizer.from_file(str(files.folder / "tokenizer.json"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = _read_tokenizer(files)
+        self._prompt = space.prompt if prompt is None else prompt
         self._chunker: Chunker = parse_chunker(space.chunker)
-        self._max_tokens = space.max_tokens
         self._pooling = space.pooling
-        prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
-        leading, trailing = _special_tokens(self._tokenizer)
-        self._leading = np.array([*leading, *prompt_ids], dtype=np.int32)
-        self._trailing = np.array(trailing, dtype=np.int32)
+        self._leading, self._trailing = _special_tokens(self._tokenizer)
+        self._room = space.max_tokens - len(self._leading) - len(self._trailing)
+        if self._room <= len(self._tokenizer.encode(self._prompt, add_special_tokens=False).ids):
+            raise ArxivEmbedError(
+                f"--max-tokens {space.max_tokens} leaves no room for a text behind the prompt and special tokens of "
+                f"model '{files.name}': give more."
+            )
 
     def tokenize(self, texts: Sequence[str], first_index: int = 0) -> list[TokenizedPaper]:
         """Tokenizes each text once, on all cores; `first_index` is the index of the first of them."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        prompted = [self._prompt + text for text in texts] if self._prompt else list(texts)
+        encodings = self._tokenizer.encode_batch(prompted, add_special_tokens=False)
         return [
             self._tokenized(first_index + place, text, encoding)
             for place, (text, encoding) in enumerate(zip(texts, encodings, strict=True))
         ]
 
     def _tokenized(self, index: int, text: str, encoding: Encoding) -> TokenizedPaper:
-        ids = np.array(encoding.ids, dtype=np.int32)
-        room = self._max_tokens - len(self._leading) - len(self._trailing)
-        kept = min(len(ids), room)
+        ids, offsets, shift = encoding.ids, encoding.offsets, len(self._prompt)
+        prompt_tokens = next((n for n, (_, end) in enumerate(offsets) if end > shift), len(ids)) if shift else 0
+        content_tokens = len(ids) - prompt_tokens
+        kept = min(content_tokens, self._room - prompt_tokens)
 
         def token_at(char: int) -> int:
-            for place in range(char, len(text)):
+            for place in range(shift + char, shift + len(text)):
                 token = encoding.char_to_token(place)
                 if token is not None:
-                    return int(token)
-            return len(ids)
+                    return max(0, int(token) - prompt_tokens)
+            return content_tokens
 
         content = self._chunker.spans(text, kept, token_at)
-        offsets = encoding.offsets
-        chars = [(offsets[a][0], offsets[b - 1][1]) for a, b in content]
-        total = len(self._leading) + kept + len(self._trailing)
+        # A model needs one token at least: where neither text nor tokenizer gives any, the vocabulary's first.
+        embedded = [*self._leading, *ids[: prompt_tokens + kept], *self._trailing] or [0]
         return TokenizedPaper(
             index=index,
-            ids=np.concatenate([self._leading, ids[:kept], self._trailing]),
+            ids=np.array(embedded, dtype=np.int32),
             spans=np.array(
-                [_paper_span(self._pooling, total), *with_edges(content, len(self._leading), total)],
+                [
+                    _paper_span(self._pooling, len(embedded)),
+                    *with_edges(content, len(self._leading) + prompt_tokens, len(embedded)),
+                ],
                 dtype=np.int32,
             ),
-            chars=np.array(chars, dtype=np.int32).reshape(-1, 2),
-            cut_tokens=len(ids) - kept,
+            chars=_chunk_chars(content, offsets[prompt_tokens:], shift),
+            cut_tokens=content_tokens - kept,
         )
 
 
@@ -102,9 +111,28 @@ def _paper_span(pooling: str, total: int) -> tuple[int, int]:
     return 0, total
 
 
+def _chunk_chars(content: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], shift: int) -> IntArray:
+    """Characters of each chunk, `shift` of the prompt taken off; one that two chunks share goes to the first."""
+    chars = np.array([(offsets[a][0], offsets[b - 1][1]) for a, b in content], dtype=np.int32).reshape(-1, 2) - shift
+    return np.maximum.accumulate(np.maximum(chars.ravel(), 0)).reshape(-1, 2)
+
+
+def _read_tokenizer(files: ModelFiles) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(files.folder / "tokenizer.json"))
+    except Exception:  # noqa: BLE001 - the library raises nothing narrower
+        raise ArxivEmbedError(
+            f"Model '{files.name}' has a broken tokenizer.json in {files.folder}: fetch it again."
+        ) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The special tokens that the tokenizer puts before and behind a text."""
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
-    full = tokenizer.encode("a", add_special_tokens=True).ids
-    place = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-    return full[:place], full[place + len(bare) :]
+    encoding = tokenizer.encode("A paper, any 1", add_special_tokens=True)
+    content = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+    if not content:
+        return encoding.ids, []
+    return encoding.ids[: content[0]], encoding.ids[content[-1] + 1 :]

@@ -1,0 +1,192 @@
+"""Model files: what a folder or a name says of how a model is used, and one sentence where it says too little."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed_tests.encoding.tiny_models import save_bert, save_distilbert, save_pooling
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    save_bert(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(bert: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bert, tmp_path / "copy"))
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"])
+def test_the_bundled_model_has_one_identity_under_both_its_names(name: str) -> None:
+    files = resolve_model(name)
+    assert (files.name, files.dimensions, files.position_limit) == ("all-MiniLM-L6-v2", 384, 512)
+    assert (files.pooling, files.document_prompt, files.query_prompt) == ("mean", "", "")
+
+
+def test_a_folder_is_a_model(bert: Path) -> None:
+    files = resolve_model(str(bert))
+    assert (files.folder, files.architecture, files.dimensions, files.position_limit) == (bert, "bert", 32, 64)
+    assert files.pooling == "mean"
+
+
+def test_the_width_is_found_under_any_architecture_s_name_for_it(tmp_path: Path) -> None:
+    save_distilbert(tmp_path)
+    assert resolve_model(str(tmp_path)).dimensions == 24
+
+
+@pytest.mark.parametrize(("padding", "limit"), [(1, 62), (None, 62), (0, 63)])
+def test_positions_that_begin_behind_the_padding_token_are_fewer(copy: Path, padding: int | None, limit: int) -> None:
+    change_config(copy, model_type="mpnet", pad_token_id=padding)
+    assert resolve_model(str(copy)).position_limit == limit
+
+
+@pytest.mark.parametrize(("mode", "pooling"), [("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last")])
+def test_the_pooling_is_what_the_model_says(copy: Path, mode: str, pooling: str) -> None:
+    save_pooling(copy, mode)
+    assert resolve_model(str(copy)).pooling == pooling
+
+
+def test_the_pooling_s_folder_is_the_one_that_the_modules_name(copy: Path) -> None:
+    save_pooling(copy, "cls_token")
+    (copy / "1_Pooling").rename(copy / "2_Pool")
+    modules = [
+        {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "path": "2_Pool", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (copy / "modules.json").write_text(json.dumps(modules))
+    assert resolve_model(str(copy)).pooling == "cls"
+
+
+def test_prompts_are_what_the_model_says(copy: Path) -> None:
+    prompts = {"prompts": {"query": "query: ", "passage": "passage: "}}
+    (copy / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    files = resolve_model(str(copy))
+    assert (files.query_prompt, files.document_prompt) == ("query: ", "passage: ")
+
+
+def test_other_weights_are_another_revision(bert: Path, copy: Path) -> None:
+    assert resolve_model(str(copy)).revision == resolve_model(str(bert)).revision
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert resolve_model(str(copy)).revision != resolve_model(str(bert)).revision
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("config.json", r"has no config\.json"),
+        ("tokenizer.json", r"has no tokenizer\.json"),
+        ("model.safetensors", "has no safetensors weights"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_says_which(copy: Path, file: str, says: str) -> None:
+    (copy / file).unlink()
+    with pytest.raises(ArxivEmbedError, match=says):
+        resolve_model(str(copy))
+
+
+@pytest.mark.parametrize("file", ["config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"])
+@pytest.mark.parametrize("content", ['{"a": ', '"text"', "\udcff"])
+def test_a_folder_with_a_broken_file_says_which(copy: Path, file: str, content: str) -> None:
+    save_pooling(copy, "mean_tokens")
+    (copy / file).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ArxivEmbedError, match=f"broken {Path(file).name}"):
+        resolve_model(str(copy))
+
+
+def test_a_configuration_without_a_width_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    del config["hidden_size"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArxivEmbedError, match="does not say how wide"):
+        resolve_model(str(copy))
+
+
+def test_a_layer_behind_the_pooling_is_refused(copy: Path) -> None:
+    modules = [{"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"}]
+    (copy / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ArxivEmbedError, match="Dense layer"):
+        resolve_model(str(copy))
+
+
+@pytest.mark.parametrize("modes", [[], ["mean_tokens", "cls_token"], ["max_tokens"]])
+def test_a_pooling_that_is_not_supported_is_refused(copy: Path, modes: list[str]) -> None:
+    (copy / "1_Pooling").mkdir()
+    pooling = {f"pooling_mode_{mode}": True for mode in modes}
+    (copy / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    with pytest.raises(ArxivEmbedError, match="pools in a way"):
+        resolve_model(str(copy))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~/nowhere/at/all"])
+def test_a_folder_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(ArxivEmbedError, match="There is no model folder"):
+        resolve_model(name)
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "no such", "x" * 200])
+def test_a_name_that_the_hub_cannot_have_is_refused(name: str) -> None:
+    with pytest.raises(ArxivEmbedError, match="neither a folder nor a Hugging Face name"):
+        resolve_model(name)
+
+
+def offline(code: str, hub: Path) -> str:
+    """Runs Python with a hub cache of its own and no network; gives back what it prints."""
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(hub)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+RESOLVE = """
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.settings import ArxivEmbedError
+try:
+    files = resolve_model("somebody/a-model")
+    print(files.name, files.revision, files.dimensions)
+except ArxivEmbedError as error:
+    print(error)
+"""
+
+
+def test_a_name_that_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
+    said = offline(RESOLVE, tmp_path)
+    assert said.startswith("Model 'somebody/a-model' could not be had from the Hugging Face hub (")
+    assert said.endswith("check the name and the network, or give a local folder.")
+    assert ". " not in said
+
+
+def test_a_model_in_the_hub_s_cache_needs_no_network(bert: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "hub" / "models--somebody--a-model"
+    commit = "0123456789012345678901234567890123456789"
+    shutil.copytree(bert, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    assert offline(RESOLVE, tmp_path) == f"somebody/a-model {commit} 32"
+    (cache / "snapshots" / commit / "model.safetensors").unlink()  # as a download that was broken off leaves it
+    assert "has no safetensors weights" in offline(RESOLVE, tmp_path)
+
+
+def test_reading_a_model_s_files_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys, arxiv_embed.encoding.space as space, arxiv_embed.encoding.model as model;"
+        "space.space_of(model.resolve_model('all-MiniLM-L6-v2'), 'fixed:64');"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
