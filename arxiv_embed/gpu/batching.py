@@ -24,18 +24,17 @@ def windows(papers: int) -> Iterator[range]:
 def batches_by_tokens(
     papers: Sequence[TokenizedPaper], budget: int, most_papers: int
 ) -> Iterator[list[TokenizedPaper]]:
-    """Papers of similar length together, longest first, each batch within `budget` tokens and `most_papers`.
+    """Papers of similar length together, longest first, each batch within `most_papers` and, all of them padded to
+    the longest, within `budget` tokens.
 
     A paper longer than the budget is a batch of its own.
     """
     batch: list[TokenizedPaper] = []
-    tokens = 0
     for paper in sorted(papers, key=lambda paper: len(paper.ids), reverse=True):
-        if batch and (tokens + len(paper.ids) > budget or len(batch) == most_papers):
+        if batch and ((len(batch) + 1) * len(batch[0].ids) > budget or len(batch) == most_papers):
             yield batch
-            batch, tokens = [], 0
+            batch = []
         batch.append(paper)
-        tokens += len(paper.ids)
     if batch:
         yield batch
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from arxiv_embed.settings import ArxivEmbedError
+
+DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
+"""What a driver of CUDA devices shows: NVIDIA's, the one within WSL, AMD's."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """`name` is unique in a run ("cpu:0", "cuda:1"); `kind` is "cpu" or "cuda"; `threads` are a CPU device's own."""
+    """`name` is unique in a run ("cpu:0", "cuda:1"); `kind` is "cpu" or "cuda"."""
 
     name: str
     kind: str
-    threads: int = 1
 
     @property
     def torch_name(self) -> str:
@@ -23,7 +26,7 @@ class Device:
 
 
 def parse_devices(spec: str) -> list[Device]:
-    """Reads `auto`, `cpu:2` (two workers) or `cuda:0,cuda:1`.
+    """Reads `auto`, `cpu:2` (two workers, of one thread each) or `cuda:0,cuda:1`.
 
     `auto` is every CUDA device, or without one a worker for each CPU core. Raises `ArxivEmbedError` for anything
     else, and for a CUDA device that is not there.
@@ -35,12 +38,11 @@ def parse_devices(spec: str) -> list[Device]:
         return _cpus(int(match[1] or 1))
     if not re.fullmatch(r"cuda:[0-9]+(,cuda:[0-9]+)*", spec):
         raise ArxivEmbedError(f"Unknown --devices '{spec}': write auto, cpu:2 or cuda:0,cuda:1.")
-    names = list(dict.fromkeys(spec.split(",")))
+    numbers = list(dict.fromkeys(int(name.removeprefix("cuda:")) for name in spec.split(",")))
     count = _cuda_devices()
-    for name in names:
-        if int(name.removeprefix("cuda:")) >= count:
-            raise ArxivEmbedError(f"There is no device {name} here ({count} CUDA devices): see nvidia-smi.")
-    return [Device(name, "cuda") for name in names]
+    if max(numbers) >= count:
+        raise ArxivEmbedError(f"There is no device cuda:{max(numbers)} here ({count} CUDA devices): see nvidia-smi.")
+    return [Device(f"cuda:{number}", "cuda") for number in numbers]
 
 
 def usable_cores() -> int:
@@ -49,10 +51,12 @@ def usable_cores() -> int:
 
 
 def _cpus(count: int) -> list[Device]:
-    return [Device(f"cpu:{n}", "cpu", threads=max(1, usable_cores() // count)) for n in range(count)]
+    return [Device(f"cpu:{number}", "cpu") for number in range(count)]
 
 
 def _cuda_devices() -> int:
+    if not any(driver.exists() for driver in DRIVERS):
+        return 0  # known without the seconds that loading torch takes
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

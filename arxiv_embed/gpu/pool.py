@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import Self
 
 from arxiv_embed.encoding.batch import pack
-from arxiv_embed.encoding.encoder import FloatArray
 from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.encoding.tokens import IntArray, PaperTokenizer, TokenizedPaper
+from arxiv_embed.encoding.tokens import FloatArray, IntArray, PaperTokenizer, TokenizedPaper
 from arxiv_embed.gpu.batching import TOKEN_BUDGET, batches_by_count, batches_by_tokens, windows
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.protocol import Encoded, WorkerReady, WorkerSetup, batch_frame, read_answer
@@ -42,13 +41,15 @@ class WorkerLost(ArxivEmbedError):
 
 @dataclass(frozen=True)
 class BatchReport:
-    """One batch as it was done: real tokens, tokens computed (padding included), seconds on the device."""
+    """One batch as it was done: real tokens, tokens computed (padding included), seconds on the device, and the most
+    bytes that the device's worker has held so far (on a GPU, of the GPU's memory)."""
 
     device: str
     papers: int
     tokens: int
     padded_tokens: int
     seconds: float
+    peak_memory: int
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,17 @@ class Pool:
 
     def __enter__(self) -> Self:
         try:
-            self._workers = [_Worker(device, self._files.name, self.dtype) for device in self._devices]
-            for worker in self._workers:
-                self.dtype = worker.ready().dtype
+            for device in self._devices:
+                self._workers.append(_Worker(device, self._files, self.dtype))
+            chosen = {worker.ready().dtype for worker in self._workers}
         except BaseException:
             self._stop()
             raise
+        if len(chosen) > 1:  # each has tried for itself what is faster here, and it is nearly a tie
+            self._stop()
+            self.dtype = "float32"
+            return self.__enter__()
+        [self.dtype] = chosen
         return self
 
     def __exit__(
@@ -121,8 +127,19 @@ class Pool:
     ) -> Iterator[EncodedPaper]:
         """Embeds the text of every paper once; they come back in the order they finish.
 
-        Raises `WorkerLost` where a worker ends or fails; what was yielded before stands.
+        Raises `WorkerLost` where a worker ends or fails, and ends the others; what was yielded before stands. Closed
+        before its end, it leaves the pool ready for the next call.
         """
+        try:
+            yield from self._encode(texts, on_batch)
+        except WorkerLost:
+            self._stop()
+            raise
+        finally:
+            for worker in self._workers:
+                worker.forget()
+
+    def _encode(self, texts: Sequence[str], on_batch: Callable[[BatchReport], None]) -> Iterator[EncodedPaper]:
         turn = 0
         with _Backlog(self._batches(texts)) as backlog:
             while True:
@@ -139,9 +156,13 @@ class Pool:
                 hungry = not backlog.finished and self._worker_with_room(turn, backlog.waiting()) is not None
                 for connection in wait(busy, timeout=HUNGRY_SECONDS if hungry else None):
                     worker = busy[connection]  # type: ignore[index]
-                    batch, answer = worker.receive()
+                    received = worker.receive()
+                    if received is None:
+                        continue
+                    batch, answer = received
                     tokens = sum(len(paper.ids) for paper in batch)
-                    on_batch(BatchReport(worker.name, len(batch), tokens, answer.computed_tokens, answer.seconds))
+                    measured = (answer.computed_tokens, answer.seconds, answer.peak_memory)
+                    on_batch(BatchReport(worker.name, len(batch), tokens, *measured))
                     yield from _split(batch, answer.vectors)
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[TokenizedPaper]]:
@@ -231,10 +252,10 @@ class _Backlog:
 class _Worker:
     """One worker process seen from the pool: its socket, and what it was sent and has not answered."""
 
-    def __init__(self, device: Device, model: str, dtype: str) -> None:
+    def __init__(self, device: Device, files: ModelFiles, dtype: str) -> None:
         self.name = device.name
-        self.in_flight: deque[list[TokenizedPaper]] = deque()
-        ours, theirs = socket.socketpair()
+        self.in_flight: deque[tuple[int, list[TokenizedPaper]]] = deque()
+        self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", WORKER_MODULE, str(theirs.fileno())],
@@ -242,53 +263,75 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 process_group=0,
             )
-        self.connection = Connection(ours.detach())
-        self.connection.send_bytes(WorkerSetup(model, device.torch_name, dtype, device.threads).to_bytes())
+        self.connection = Connection(self._socket.dup().detach())
         self._numbers = 0
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._outbox.put(WorkerSetup(files, device.torch_name, dtype).to_bytes())
         self._sender = threading.Thread(target=self._send_all, name=f"to {device.name}", daemon=True)
         self._sender.start()
 
     def ready(self) -> WorkerReady:
         """Waits for the model to be loaded."""
-        ready = WorkerReady.from_bytes(self._frame(READY_SECONDS))
+        if not self.connection.poll(READY_SECONDS):
+            raise WorkerNotStarted(f"The worker of {self.name} did not start within {READY_SECONDS} s.")
+        try:
+            ready = WorkerReady.from_bytes(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            raise WorkerNotStarted(
+                f"The worker of {self.name} ended with exit code {self._exit_code()} while it loaded the model."
+            ) from None
         if ready.error:
-            raise WorkerNotStarted(f"The worker of {self.name} could not start: {ready.error}")
+            reason = ready.error.rstrip(".")
+            raise WorkerNotStarted(
+                f"The worker of {self.name} could not start ({reason}): check --model, --devices and --dtype."
+            )
         return ready
 
     def send(self, batch: list[TokenizedPaper]) -> None:
         self._outbox.put(batch_frame(self._numbers, pack(batch)))
+        self.in_flight.append((self._numbers, batch))
         self._numbers += 1
-        self.in_flight.append(batch)
 
-    def receive(self) -> tuple[list[TokenizedPaper], Encoded]:
-        """The oldest batch under way, with its answer: a worker answers in order."""
-        answer = read_answer(self._frame(None))
+    def receive(self) -> tuple[list[TokenizedPaper], Encoded] | None:
+        """The oldest batch under way with its answer, as a worker answers in order; None for a forgotten batch's."""
+        try:
+            answer = read_answer(self.connection.recv_bytes())
+        except (EOFError, OSError):  # the latter where it was killed in the middle of a frame
+            raise WorkerLost(
+                f"The worker of {self.name} ended with exit code {self._exit_code()}: "
+                "run again to go on from what was saved."
+            ) from None
+        number, batch = self.in_flight[0]
+        if answer.number < number:
+            return None
         if not isinstance(answer, Encoded):
-            raise WorkerLost(f"{self.name} could not encode a batch: {answer.error}")
-        return self.in_flight.popleft(), answer
+            raise WorkerLost(f"The worker of {self.name} could not encode a batch: {answer.error}")
+        self.in_flight.popleft()
+        return batch, answer
+
+    def forget(self) -> None:
+        """Nobody waits any more for what is under way: its answers are passed over when they come."""
+        self.in_flight.clear()
 
     def close(self) -> None:
+        """Ends the conversation, also for a sender in the middle of a frame; the worker ends when it notices."""
         self._outbox.put(None)
-        self.connection.close()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def join(self) -> None:
+        self._sender.join()
+        self._exit_code()
+        self.connection.close()
+        self._socket.close()
+
+    def _exit_code(self) -> int:
+        """Waits for the process to end; one that does not is killed, as it has nothing to lose."""
         try:
-            self._process.wait(STOP_SECONDS)
+            return self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-
-    def _frame(self, timeout: float | None) -> bytes:
-        try:
-            if not self.connection.poll(timeout):
-                raise WorkerNotStarted(f"The worker of {self.name} did not start within {timeout} s.")
-            return self.connection.recv_bytes()
-        except (EOFError, ConnectionError):
-            code = self._process.wait(STOP_SECONDS)
-            raise WorkerLost(
-                f"The worker of {self.name} ended with exit code {code}: run again to go on from what was saved."
-            ) from None
+            return self._process.wait()
 
     def _send_all(self) -> None:
         """Sends from a thread of its own: a full socket must not keep the pool from reading answers."""

@@ -8,32 +8,35 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
 from arxiv_embed.encoding.batch import TokenBatch
-from arxiv_embed.encoding.encoder import FloatArray
+from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.encoding.tokens import FloatArray
 
 _BATCH = struct.Struct("<4sQIII")
-_DONE = struct.Struct("<4sQdIII")
+_DONE = struct.Struct("<4sQdQIII")
 _FAIL = struct.Struct("<4sQ")
 
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """The first frame to a worker: the model's name and where it computes."""
+    """The first frame to a worker: the model, as the pool's process found it, and where to compute."""
 
-    model: str
+    files: ModelFiles
     device: str
     dtype: str
-    threads: int
 
     def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(asdict(self), default=str).encode()
 
     @classmethod
     def from_bytes(cls, frame: bytes) -> WorkerSetup:
-        return cls(**json.loads(frame))
+        values = json.loads(frame)
+        files = values["files"]
+        return cls(ModelFiles(**{**files, "folder": Path(files["folder"])}), values["device"], values["dtype"])
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,11 @@ class WorkerReady:
 @dataclass(frozen=True)
 class Encoded:
     """A batch's answer: `vectors` float32 [spans, dimensions], the seconds that the device took, and the tokens that
-    it computed, padding included."""
+    it computed, padding included; `peak_memory` in bytes, of the worker so far."""
 
     number: int
     seconds: float
+    peak_memory: int
     computed_tokens: int
     vectors: FloatArray
 
@@ -87,7 +91,8 @@ def read_batch(frame: bytes) -> tuple[int, TokenBatch]:
 
 
 def encoded_frame(answer: Encoded) -> bytes:
-    head = _DONE.pack(b"DONE", answer.number, answer.seconds, answer.computed_tokens, *answer.vectors.shape)
+    numbers = (answer.number, answer.seconds, answer.peak_memory, answer.computed_tokens)
+    head = _DONE.pack(b"DONE", *numbers, *answer.vectors.shape)
     return head + answer.vectors.tobytes()
 
 
@@ -99,6 +104,6 @@ def read_answer(frame: bytes) -> Encoded | Failed:
     if frame[:4] == b"FAIL":
         _, number = _FAIL.unpack_from(frame)
         return Failed(number, frame[_FAIL.size :].decode(errors="replace"))
-    _, number, seconds, computed, rows, width = _DONE.unpack_from(frame)
+    _, number, seconds, peak_memory, computed, rows, width = _DONE.unpack_from(frame)
     vectors = np.frombuffer(frame, np.float32, offset=_DONE.size).reshape(rows, width)
-    return Encoded(number, seconds, computed, vectors)
+    return Encoded(number, seconds, peak_memory, computed, vectors)

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
 
 from arxiv_embed.gpu.protocol import (
     Encoded,
@@ -33,7 +37,7 @@ def main(descriptor: int) -> None:
     with Connection(descriptor) as connection:
         try:
             serve(connection)
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # the latter where the pool was killed in the middle of a frame
             return
 
 
@@ -44,17 +48,16 @@ def serve(connection: Connection) -> None:
     if setup.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         _keep_memory()
-    import torch
-
-    from arxiv_embed.encoding.encoder import choose_dtype, load_encoder
-    from arxiv_embed.encoding.model import resolve_model
-
-    torch.set_num_threads(setup.threads)
     try:
+        import torch
+
+        from arxiv_embed.encoding.encoder import choose_dtype, load_encoder
+
+        torch.set_num_threads(1)
         dtype = choose_dtype(setup.dtype, setup.device)
-        encoder = load_encoder(resolve_model(setup.model), setup.device, dtype)
-    except (ArxivEmbedError, OSError, ValueError, RuntimeError) as error:
-        connection.send_bytes(WorkerReady("", 0.0, f"{type(error).__name__}: {error}").to_bytes())
+        encoder = load_encoder(setup.files, setup.device, dtype)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the pool's process says it to the user
+        connection.send_bytes(WorkerReady("", 0.0, _reason(error)).to_bytes())
         return
     connection.send_bytes(WorkerReady(dtype, time.perf_counter() - started).to_bytes())
     while True:
@@ -62,11 +65,35 @@ def serve(connection: Connection) -> None:
         begun = time.perf_counter()
         try:
             vectors = encoder.encode(batch)
-        except (RuntimeError, ValueError, IndexError) as error:
-            connection.send_bytes(failed_frame(Failed(number, f"{type(error).__name__}: {error}")))
+            if not np.isfinite(vectors).all():
+                raise ArxivEmbedError(f"model '{setup.files.name}' gave vectors that are not finite numbers.")
+        except Exception as error:  # noqa: BLE001 - as above
+            connection.send_bytes(failed_frame(Failed(number, _reason(error))))
             continue
         seconds = time.perf_counter() - begun
-        connection.send_bytes(encoded_frame(Encoded(number, seconds, encoder.computed_tokens(batch), vectors)))
+        peak = _peak_memory(setup.device)
+        connection.send_bytes(encoded_frame(Encoded(number, seconds, peak, encoder.computed_tokens(batch), vectors)))
+
+
+def _reason(error: Exception) -> str:
+    """One line for a person: an error's own first line, and its kind where it is not one of ours."""
+    if isinstance(error, ArxivEmbedError):
+        return str(error)
+    line = next(iter(str(error).strip().splitlines()), "no reason given")
+    return f"{line} ({type(error).__name__})"
+
+
+def _peak_memory(device: str) -> int:
+    """The most bytes held so far: of the GPU's memory, or by this process."""
+    if device != "cpu":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except OSError:  # not Linux, where this would begin with the parent's
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _keep_memory() -> None:
