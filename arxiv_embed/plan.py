@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest
 from arxiv_embed.checkpoint.store import CheckpointStore
-from arxiv_embed.encoding.model import ModelFiles, resolve_model
+from arxiv_embed.encoding.model import ModelFiles, check_dtype, resolve_model
 from arxiv_embed.encoding.space import Space, space_of
-from arxiv_embed.metadata.keys import file_of
+from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard, list_shards, passed_over
 from arxiv_embed.settings import ArxivEmbedError, RunOptions, Settings
@@ -30,14 +31,21 @@ class ShardPlan:
     reason: str
 
     @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of the steps to do."""
+        wanted = {"read": self.read, "embed": self.embed, "store": self.store}
+        return tuple(name for name, needed in wanted.items() if needed)
+
+    @property
     def pending(self) -> bool:
-        return self.read or self.embed or self.store
+        return bool(self.steps)
 
 
 @dataclass(frozen=True)
 class RunPlan:
     files: ModelFiles
     space: Space
+    devices: tuple[Device, ...]
     shards: tuple[ShardPlan, ...]
 
     @property
@@ -51,12 +59,15 @@ class RunPlan:
 
     def of(self, key: str) -> ShardPlan:
         """Raises `ArxivEmbedError` where no shard has that key."""
-        for plan in self.shards:
-            if plan.shard.key == key:
-                return plan
-        raise ArxivEmbedError(
-            f"There is no shard '{key}' in the metadata folder: `arxiv-embed plan` lists what there is."
-        )
+        if key not in self._by_key:
+            raise ArxivEmbedError(
+                f"There is no shard '{key}' in the metadata folder: `arxiv-embed plan` lists what there is."
+            )
+        return self._by_key[key]
+
+    @cached_property
+    def _by_key(self) -> Mapping[str, ShardPlan]:
+        return {plan.shard.key: plan for plan in self.shards}
 
 
 def papers_key(shard: str) -> CheckpointKey:
@@ -83,6 +94,8 @@ def covers(papers: Manifest, shard: Shard) -> bool:
 def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     """Raises `ArxivEmbedError` for a folder without usable metadata, a model that is not there, an option that makes
     no sense, or a store or a checkpoint that belongs to something else."""
+    check_dtype(options.dtype)
+    devices = tuple(parse_devices(options.devices))
     files = resolve_model(options.model)
     space = space_of(files, options.chunker, options.max_tokens)
     shards = list_shards(options.metadata_dir, shard_papers=options.shard_papers, index=settings.index)
@@ -92,7 +105,8 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
         shards = _limited(shards, options.limit)
     held = _held_by_store(options.store, space)
     checkpoints = CheckpointStore(options.checkpoints)
-    return RunPlan(files, space, tuple(_plan_shard(shard, space, checkpoints, held, options) for shard in shards))
+    plans = tuple(_plan_shard(shard, space, checkpoints, held, options) for shard in shards)
+    return RunPlan(files, space, devices, plans)
 
 
 def _plan_shard(
@@ -137,7 +151,9 @@ def _described(space: Space) -> str:
 def _refuse_other_folder(papers: Manifest, shard: Shard) -> None:
     """A shard's key names it within its folder only; two folders with equal names must not overwrite each other."""
     folder, file = papers.details["folder"], papers.details["file"]
-    if folder != str(shard.folder) and (Path(folder) / file).exists():
+    if folder == str(shard.folder):
+        return
+    if (Path(folder) / file).exists() and not shard.folder.samefile(folder):
         raise ArxivEmbedError(
             f"Checkpoints of a shard '{shard.key}' from {folder} are kept here: give this folder its own "
             "ARXIV_EMBED_HOME, or put both folders into one and give that."
@@ -164,8 +180,3 @@ def _nothing_usable(folder: Path) -> str:
         return f"The metadata folder {folder} is empty: put arXiv metadata there (JSON, JSON lines or XML)."
     some = ", ".join(names[:EXAMPLES_NAMED])
     return f"No file in {folder} holds arXiv metadata (JSON, JSON lines or XML; looked at {some})."
-
-
-def file_named(key: str) -> str:
-    """How a shard is called to people."""
-    return file_of(key) or key

@@ -74,7 +74,8 @@ class PapersRead(Event):
 
 @dataclass(frozen=True)
 class BatchDone(Event):
-    """`tokens` are real ones; `padded_tokens` are what was computed."""
+    """`tokens` are real ones; `padded_tokens` are what was computed; `peak_memory` bytes the device's worker has held
+    so far."""
 
     name = "batch"
     shard: str
@@ -83,6 +84,7 @@ class BatchDone(Event):
     tokens: int
     padded_tokens: int
     seconds: float
+    peak_memory: int
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,11 @@ class ProgressWriter:
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            os.write(self._descriptor, b"\n")  # an attempt that was killed left half a line
         return self
 
     def __exit__(
@@ -186,6 +191,7 @@ class DeviceProgress:
     papers: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    peak_memory: int = 0
     recent: deque[tuple[float, int, int]] = field(default_factory=deque)
     """(time, papers, tokens) of the batches of the last `RATE_SECONDS`."""
 
@@ -219,6 +225,8 @@ class RunProgress:
     papers_done: int = 0
     papers_reused: int = 0
     """Those of them that had vectors of their very text already."""
+    embedding_seconds: float = 0.0
+    """Seconds that the devices were at work, not counting their start."""
     rejects: int = 0
     duplicates: int = 0
     withdrawn: int = 0
@@ -246,12 +254,13 @@ class RunProgress:
 
     def apply(self, line: Mapping[str, Any]) -> None:
         """Takes one event in."""
-        self.updated = line["time"]
         take = getattr(self, f"_on_{line['event']}", None)
         if take is not None:
             take(line)
+        self.updated = line["time"]
 
     def _on_run_started(self, line: Mapping[str, Any]) -> None:
+        vars(self).update(vars(RunProgress()))  # a retry goes on in the same record, and counts what remained
         self.run_id, self.state, self.started = line["run_id"], "running", line["time"]
         self.metadata_dir, self.model, self.store = line["metadata_dir"], line["model"], line["store"]
         self.shards, self.unchanged, self.papers = len(line["shards"]), line["unchanged"], line["papers"]
@@ -277,14 +286,18 @@ class RunProgress:
         device.papers += line["papers"]
         device.tokens += line["tokens"]
         device.padded_tokens += line["padded_tokens"]
+        device.peak_memory = max(device.peak_memory, line["peak_memory"])
         device.recent.append((line["time"], line["papers"], line["tokens"]))
         self.papers_done += line["papers"]
         self._done_in[line["shard"]] = self._done_in.get(line["shard"], 0) + line["papers"]
 
     def _on_shard_embedded(self, line: Mapping[str, Any]) -> None:
-        self.papers_done += line["papers"] - self._done_in.get(line["shard"], 0)
+        embedded = self._done_in.get(line["shard"], 0)
         self._done_in[line["shard"]] = line["papers"]
-        self.papers_reused += line["resumed"]
+        self.papers_done += line["papers"] - embedded
+        self.papers_reused += line["papers"] - embedded
+        if embedded:
+            self.embedding_seconds += line["seconds"]
         self.cut_papers += line["cut_papers"]
         self.cut_tokens += line["cut_tokens"]
 
@@ -309,7 +322,8 @@ class ProgressReader:
         self.progress = RunProgress()
 
     def poll(self) -> RunProgress:
-        """Takes in every whole line written since the last call; a record that is not there yet is an empty one."""
+        """Takes in every whole line written since the last call; a record that is not there yet is an empty one, and
+        a line that a killed writer or a full disk has cut is passed over."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -319,5 +333,9 @@ class ProgressReader:
         end = new.rfind(b"\n") + 1
         self._offset += end
         for line in new[:end].splitlines():
-            self.progress.apply(json.loads(line))
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            self.progress.apply(event)
         return self.progress

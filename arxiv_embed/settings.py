@@ -36,6 +36,11 @@ class Settings:
         return self.home / "checkpoints"
 
     @property
+    def stores(self) -> Path:
+        """One embedded store a name."""
+        return self.home / "stores"
+
+    @property
     def runs(self) -> Path:
         """One folder a run: its progress record."""
         return self.home / "runs"

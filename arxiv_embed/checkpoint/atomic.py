@@ -24,7 +24,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """
     draft = path.with_name(f"{DRAFT_PREFIX}{os.getpid()}-{path.name}")
     with full_disk_as_sentence(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with draft.open("wb") as file:
                 file.write(content)
@@ -35,6 +35,14 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             draft.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and what is missing above it, durably."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from arxiv_embed.checkpoint.atomic import full_disk_as_sentence
 from arxiv_embed.settings import ArxivEmbedError
 
 LOOK_AGAIN_SECONDS = 0.05
@@ -30,8 +32,9 @@ class FileLock:
 
     def __enter__(self) -> Self:
         """Takes the lock; raises `Locked` where another process keeps it longer than `wait_seconds`."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with full_disk_as_sentence(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + self._wait_seconds
         while True:
             try:
@@ -46,9 +49,10 @@ class FileLock:
                 raise Locked(
                     f"{self._what} is in use by {holder}: wait for it to end, or stop it, and run again."
                 ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._descriptor = descriptor
+        with contextlib.suppress(OSError):  # a full disk keeps nobody from the lock, only from its name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return self
 
     def __exit__(

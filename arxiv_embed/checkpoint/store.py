@@ -11,26 +11,29 @@ import importlib.metadata
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
 
 from arxiv_embed.checkpoint import tables
-from arxiv_embed.checkpoint.atomic import DRAFT_PREFIX, sync_folder, write_atomically
+from arxiv_embed.checkpoint.atomic import DRAFT_PREFIX, full_disk_as_sentence, sync_folder, write_atomically
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.checkpoint.manifest import CheckpointKey, DamagedManifest, DataFile, Manifest, Source
 from arxiv_embed.checkpoint.segments import Segments
+from arxiv_embed.settings import ArxivEmbedError
 
-GENERATIONS_KEPT = 2
 LONGEST_NAME = 120
 LIBRARIES = ("arxiv-embed", "torch", "transformers", "pyarrow", "dagster")
 _MANIFEST = re.compile(r"g(\d{6})\.manifest\.json")
+_DATA = re.compile(r"g(\d{6})\..*\.arrow")
+
+Checked = TypeVar("Checked")
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +69,9 @@ class CheckpointStore:
         Raises `NoSpace` where the disk is full; what was committed before stands.
         """
         folder = self._folder(key)
-        known = [generation for generation, _ in self._manifests(folder)]
-        generation = max(known, default=0) + 1
+        # What is no backup is set aside, so that the generation kept as one is whole.
+        before = self._newest(key, _whole, set_aside=True)
+        generation = before.generation + 1 if before else 1
         files = {}
         for table, rows in contents.items():
             name = f"g{generation:06d}.{table}{tables.SUFFIX}"
@@ -86,36 +90,40 @@ class CheckpointStore:
             details=dict(details or {}),
         )
         write_atomically(folder / f"g{generation:06d}.manifest.json", manifest.to_json().encode())
-        _verified(folder, manifest)
-        self._forget_old(folder, keep=generation - GENERATIONS_KEPT + 1)
+        try:
+            _verified(folder, manifest)
+        except DamagedCheckpoint as fault:
+            raise ArxivEmbedError(
+                f"The checkpoint of shard '{key.shard}' is not as it was written ({fault}): check the disk of {folder} "
+                "and run again; the one before it stands."
+            ) from fault
+        self._forget_old(folder, keep=before.generation if before else generation)
         return manifest
 
     def manifest(self, key: CheckpointKey) -> Manifest | None:
         """The newest manifest that is whole and has its files at their sizes; the data is not read, so this is for
         planning only."""
-        folder = self._folder(key)
-        for _, path in self._manifests(folder):
-            try:
-                manifest = _read_manifest(path, key)
-                for file in manifest.files.values():
-                    if (folder / file.name).stat().st_size != file.bytes:
-                        raise DamagedCheckpoint(f"{file.name} has the wrong size")
-            except (DamagedManifest, DamagedCheckpoint, FileNotFoundError):
-                continue
-            return manifest
-        return None
+        return self._newest(key, _whole, set_aside=False)
 
     def load(self, key: CheckpointKey) -> Checkpoint | None:
         """The newest generation that verifies: checksums, structure, counts and space. One that does not is set
         aside under `root/quarantine` and the backup is used; None where nothing is left."""
+        return self._newest(key, _verified, set_aside=True)
+
+    def _newest(
+        self, key: CheckpointKey, check: Callable[[Path, Manifest], Checked], *, set_aside: bool
+    ) -> Checked | None:
+        """What `check` makes of the newest generation that it does not refuse."""
         folder = self._folder(key)
         for generation, path in self._manifests(folder):
             try:
-                manifest = _read_manifest(path, key)
-                return Checkpoint(manifest, _verified(folder, manifest))
+                return check(folder, _read_manifest(path, key, generation))
+            except FileNotFoundError:
+                continue  # another process has just replaced it
             except (DamagedManifest, DamagedCheckpoint) as fault:
-                place = self._quarantine(folder, generation)
-                log.warning("checkpoint %s of %s is damaged (%s): set aside in %s", path.name, key, fault, place)
+                if set_aside:
+                    place = self._quarantine(folder, generation)
+                    log.warning("checkpoint %s of %s is damaged (%s): set aside in %s", path.name, key, fault, place)
         return None
 
     def keys(self) -> list[CheckpointKey]:
@@ -126,13 +134,13 @@ class CheckpointStore:
                 continue
             try:
                 found[path.parent] = Manifest.from_json(path.read_bytes()).key
-            except DamagedManifest:
+            except (DamagedManifest, FileNotFoundError):
                 continue
         return sorted(found.values(), key=lambda key: (key.asset, key.space, key.shard))
 
     def segments(self, key: CheckpointKey) -> Segments:
         """The finished parts of a shard under way."""
-        return Segments(self._folder(key) / "segments")
+        return Segments(self._folder(key) / "segments", key)
 
     def hold(self, key: CheckpointKey) -> FileLock:
         """The right to work on a shard: one process at a time."""
@@ -151,30 +159,43 @@ class CheckpointStore:
         for generation, path in list(self._manifests(folder)):
             if generation < keep:
                 path.unlink()
-        for path in folder.glob("g*" + tables.SUFFIX):
-            if int(path.name[1:7]) < keep:
+        for path in folder.glob("g*"):
+            if (match := _DATA.fullmatch(path.name)) and int(match[1]) < keep:
                 path.unlink()
         for path in folder.glob(f"{DRAFT_PREFIX}*"):
             path.unlink(missing_ok=True)
 
     def _quarantine(self, folder: Path, generation: int) -> Path:
         place = self.root / "quarantine" / folder.relative_to(self.root) / f"{time.time_ns()}"
-        place.mkdir(parents=True)
+        with full_disk_as_sentence(self.root):
+            place.mkdir(parents=True)
         for path in folder.glob(f"g{generation:06d}.*"):
             path.rename(place / path.name)
         sync_folder(folder)
         return place
 
 
-def _read_manifest(path: Path, key: CheckpointKey) -> Manifest:
+def _read_manifest(path: Path, key: CheckpointKey, generation: int) -> Manifest:
     manifest = Manifest.from_json(path.read_bytes())
-    if manifest.key != key:
-        raise DamagedCheckpoint(f"it is of {manifest.key}")
+    if (manifest.key, manifest.generation) != (key, generation):
+        raise DamagedCheckpoint(f"it is generation {manifest.generation} of {manifest.key}")
     return manifest
 
 
-def _verified(folder: Path, manifest: Manifest) -> dict[str, pa.Table]:
-    """The tables of a generation, checked against its manifest as they lie on disk."""
+def _whole(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest, if its data files are there at their sizes."""
+    for file in manifest.files.values():
+        try:
+            size = (folder / file.name).stat().st_size
+        except OSError as error:
+            raise DamagedCheckpoint(f"{file.name}: {error.strerror}") from None
+        if size != file.bytes:
+            raise DamagedCheckpoint(f"{file.name} has the wrong size")
+    return manifest
+
+
+def _verified(folder: Path, manifest: Manifest) -> Checkpoint:
+    """A generation's tables, checked against its manifest as they lie on disk."""
     found = {}
     for table, file in manifest.files.items():
         try:
@@ -190,7 +211,7 @@ def _verified(folder: Path, manifest: Manifest) -> dict[str, pa.Table]:
         if (rows.num_rows, str(rows.schema)) != (file.rows, file.schema):
             raise DamagedCheckpoint(f"{file.name}: rows or columns do not fit")
         found[table] = rows
-    return found
+    return Checkpoint(manifest, found)
 
 
 def _file_name(shard: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from lancedb.expr import Expr, col, func, lit
+from lancedb.expr import Expr, col, lit
 from lancedb.index import FTS
 from lancedb.query import MultiMatchQuery
 
@@ -27,7 +28,15 @@ TEXT_COLUMNS = ("title", "abstract")
 LONGEST_QUERY = 2_000
 """Characters of a full-text query that are used; what follows adds nothing to the ranking but time."""
 
+LONGEST_REASON = 200
+
 WRITER_WAIT_SECONDS = 600.0
+
+COMPACT_EVERY = 50
+"""Writes; each leaves a fragment in its table, and the next one looks at all of them."""
+
+TO_BE_WRITTEN = ""
+"""The identity of a shard whose rows may not be those of any checkpoint."""
 
 SPACES = pa.schema(
     [
@@ -42,8 +51,8 @@ SHARDS = pa.schema(
         ("space", pa.string()),
         ("shard", pa.string()),
         ("identity", pa.string()),
-        # Whether another shard's newer record stands in for one of this shard's papers.
-        ("incomplete", pa.bool_()),
+        # The papers of this shard that another shard's newer record stands in for.
+        ("lacking", pa.list_(pa.string())),
     ]
 )
 
@@ -58,10 +67,11 @@ class LanceStore:
             folder.mkdir(parents=True, exist_ok=True)
         self._database = lancedb.connect(folder)
         self._tables: dict[str, Any] = {}
+        self._writes = 0
 
     @staticmethod
     def is_at(folder: Path) -> bool:
-        return (folder / "spaces.lance").is_dir()
+        return any((folder / "spaces.lance" / "_versions").glob("*"))
 
     def __enter__(self) -> Self:
         return self
@@ -73,54 +83,57 @@ class LanceStore:
         table = self._table("spaces")
         if table is None:
             return []
-        rows = table.search().to_arrow().sort_by([("begun", "descending")])
+        rows = self._read(table.search()).sort_by([("begun", "descending")])
         return [Space.from_json(text) for text in rows["description"].to_pylist()]
 
     def shards(self, space: str) -> Mapping[str, str]:
         table = self._table("shards")
-        if table is None:
+        if table is None or self._table(_rows_of(space)) is None:
             return {}
-        rows = table.search().where(col("space") == lit(space)).select(["shard", "identity"]).to_arrow()
+        of_space = (col("space") == lit(space)) & (col("identity") != lit(TO_BE_WRITTEN))
+        rows = self._read(table.search().where(of_space).select(["shard", "identity"]))
         return dict(zip(rows["shard"].to_pylist(), rows["identity"].to_pylist(), strict=True))
 
     def count(self, space: str) -> tuple[int, int]:
         table = self._table(_rows_of(space))
         if table is None:
             return 0, 0
-        return table.count_rows((col("chunk_index") == lit(PAPER_CHUNK)).to_sql()), table.count_rows()
+        with self._reading():
+            return table.count_rows((col("chunk_index") == lit(PAPER_CHUNK)).to_sql()), table.count_rows()
 
     def write_shard(self, space: Space, shard: str, rows: pa.Table, identity: str) -> WriteReport:
         with self._writing():
             self._remember_space(space)
-            table = self._table(_rows_of(space.fingerprint)) or self._create(
-                _rows_of(space.fingerprint), row_schema(space.dimensions), "key"
-            )
-            held = (
+            table = self._table_made(_rows_of(space.fingerprint), row_schema(space.dimensions), "key")
+            held = self._read(
                 table.search()
                 .where(col("chunk_index") == lit(PAPER_CHUNK))
                 .select(["paper_id", "updated", "version", "shard"])
-                .to_arrow()
             )
             arriving = rows.filter(pc.equal(rows["chunk_index"], PAPER_CHUNK))
-            newer, older = _rivals(held.filter(pc.not_equal(held["shard"], shard)), arriving, shard)
             ours = held.filter(pc.equal(held["shard"], shard))
-            gone = ours.num_rows - ours.filter(pc.is_in(ours["paper_id"], arriving["paper_id"])).num_rows
+            newer, older = _rivals(held.filter(pc.not_equal(held["shard"], shard)), arriving, shard)
+            uncovered = self._note_losses(space.fingerprint, shard, older, _given_up(ours, arriving))
             if newer:
                 rows = rows.filter(pc.invert(pc.is_in(rows["paper_id"], pa.array(sorted(newer)))))
-            replaced = col("shard") == lit(shard)
-            if older:
-                replaced = replaced | col("paper_id").isin(sorted(older))
-            (
-                table.merge_insert("key")
-                .when_matched_update_all()
-                .when_not_matched_insert_all()
-                .when_not_matched_by_source_delete(replaced)
-                .execute(rows)
-            )
-            self._remember_shard(
-                space.fingerprint, shard, identity, bool(newer), set(older.values()), uncovered=gone > 0
-            )
-        return WriteReport(rows.num_rows, len(newer))
+            if ours.num_rows == 0 and not older:
+                table.add(rows)
+            else:
+                replaced = col("shard") == lit(shard)
+                if older:
+                    replaced = replaced | col("paper_id").isin(sorted(older))
+                (
+                    table.merge_insert("key")
+                    .when_matched_update_all()
+                    .when_not_matched_insert_all()
+                    .when_not_matched_by_source_delete(replaced)
+                    .execute(rows)
+                )
+            self._remember_shard(space.fingerprint, shard, identity, sorted(newer))
+            self._writes += 1
+            if self._writes % COMPACT_EVERY == 0:
+                self._compact(table)
+        return WriteReport(rows.num_rows, len(newer), uncovered)
 
     def finish(self, space: Space) -> None:
         table = self._table(_rows_of(space.fingerprint))
@@ -131,24 +144,23 @@ class LanceStore:
             for column in TEXT_COLUMNS:
                 if column not in indexed:
                     table.create_index(column, config=FTS())
-            table.optimize()
+            self._compact(table)
 
     def nearest(
         self, space: str, vector: npt.NDArray[np.float32], limit: int, filters: Filters, *, chunks: bool
     ) -> list[Match]:
         kind = col("chunk_index") != lit(PAPER_CHUNK) if chunks else col("chunk_index") == lit(PAPER_CHUNK)
-        return self._nearest(space, vector, limit, kind & _condition(filters))
+        return self._nearest(space, vector, limit, _where(kind, filters))
 
     def matching(self, space: str, text: str, limit: int, filters: Filters) -> list[Match]:
         table = self._open(space)
         if not text.strip():
             return []
-        found = (
+        found = self._read(
             table.search(MultiMatchQuery(text[:LONGEST_QUERY], list(TEXT_COLUMNS)), query_type="fts")
-            .where((col("chunk_index") == lit(PAPER_CHUNK)) & _condition(filters))
+            .where(_where(col("chunk_index") == lit(PAPER_CHUNK), filters))
             .select(["paper_id", "chunk_index", "start_char", "end_char", "_score"])
             .limit(limit)
-            .to_arrow()
         )
         return _matches(found, found["_score"].to_pylist())
 
@@ -156,51 +168,38 @@ class LanceStore:
         if not papers:
             return []
         of_papers = (col("chunk_index") != lit(PAPER_CHUNK)) & col("paper_id").isin(list(papers))
-        return self._nearest(space, vector, 10_000, of_papers)
+        return self._nearest(space, vector, 10_000, of_papers.to_sql())
 
     def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]:
         if not ids:
             return {}
-        rows = (
+        found = self._read(
             self._open(space)
             .search()
             .where((col("chunk_index") == lit(PAPER_CHUNK)) & col("paper_id").isin(list(ids)))
-            .select(
-                [
-                    "paper_id",
-                    "title",
-                    "abstract",
-                    "authors",
-                    "categories",
-                    "published",
-                    "updated",
-                    "withdrawn",
-                ]
-            )
-            .to_arrow()
-            .to_pylist()
+            .select([field.name for field in fields(StoredPaper)])
         )
-        return {row["paper_id"]: StoredPaper(**{**row, "categories": tuple(row["categories"])}) for row in rows}
+        return {
+            row["paper_id"]: StoredPaper(**{**row, "categories": tuple(row["categories"])}) for row in found.to_pylist()
+        }
 
     def vector_of(self, space: str, paper_id: str) -> npt.NDArray[np.float32] | None:
-        rows = (
+        rows = self._read(
             self._open(space)
             .search()
             .where((col("chunk_index") == lit(PAPER_CHUNK)) & (col("paper_id") == lit(paper_id)))
             .select(["vector"])
-            .to_arrow()
         )
         return np.array(rows["vector"][0].as_py(), np.float32) if rows.num_rows else None
 
-    def _nearest(self, space: str, vector: npt.NDArray[np.float32], limit: int, condition: Expr) -> list[Match]:
-        found = (
+    def _nearest(self, space: str, vector: npt.NDArray[np.float32], limit: int, where: str) -> list[Match]:
+        found = self._read(
             self._open(space)
             .search(vector, vector_column_name="vector")
             .distance_type("cosine")
-            .where(condition)
+            .where(where)
             .select(["paper_id", "chunk_index", "start_char", "end_char", "_distance"])
             .limit(limit)
-            .to_arrow()
         )
         return _matches(found, [1.0 - distance for distance in found["_distance"].to_pylist()])
 
@@ -219,22 +218,36 @@ class LanceStore:
                         f"No space is left in {self._folder}: free some and run the same command again; "
                         "what was finished is saved."
                     ) from error
-                raise
+                raise self._fault("written", error) from error
 
     def _table(self, name: str) -> Any:
         """The table, or None where the store has none of that name."""
         if name not in self._tables:
-            if not (self._folder / f"{name}.lance").is_dir():
+            # Without a version it is one whose making was interrupted.
+            if not any((self._folder / f"{name}.lance" / "_versions").glob("*")):
                 return None
-            try:
+            with self._reading():
                 self._tables[name] = self._database.open_table(name)
-            except (ValueError, OSError, RuntimeError) as error:
-                reason = str(error).splitlines()[0]
-                raise StoreError(
-                    f"The store {self._folder} cannot be read ({reason}): move it away and run again; "
-                    "checkpoints fill a new one."
-                ) from None
         return self._tables[name]
+
+    def _read(self, query: Any) -> pa.Table:
+        with self._reading():
+            return query.to_arrow()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            raise self._fault("read", error) from error
+
+    def _fault(self, what: str, error: Exception) -> StoreError:
+        # Lance ends its messages with the place in its own source.
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(", /")[0][:LONGEST_REASON]
+        return StoreError(
+            f"The store {self._folder} cannot be {what} ({reason}): move it away and run again; "
+            "checkpoints fill a new one."
+        )
 
     def _open(self, space: str) -> Any:
         table = self._table(_rows_of(space))
@@ -242,37 +255,65 @@ class LanceStore:
             raise StoreError(f"The store {self._folder} holds nothing in this space: run with the same model first.")
         return table
 
-    def _create(self, name: str, schema: pa.Schema, key: str) -> Any:
-        table = self._database.create_table(name, schema=schema, exist_ok=True)
-        table.set_unenforced_primary_key(key)
-        self._tables[name] = table
+    def _table_made(self, name: str, schema: pa.Schema, key: str) -> Any:
+        """The table, made where the store has none of that name."""
+        table = self._table(name)
+        if table is None:
+            table = self._tables[name] = self._database.create_table(name, schema=schema)
+            table.set_unenforced_primary_key(key)
         return table
 
+    def _compact(self, rows: Any) -> None:
+        rows.optimize()
+        shards = self._table("shards")
+        if shards is not None:
+            shards.optimize()
+
     def _remember_space(self, space: Space) -> None:
-        table = self._table("spaces") or self._create("spaces", SPACES, "fingerprint")
+        table = self._table_made("spaces", SPACES, "fingerprint")
         if table.count_rows((col("fingerprint") == lit(space.fingerprint)).to_sql()) == 0:
             begun = datetime.now(UTC).isoformat()
             table.add(pa.table([[space.fingerprint], [space.to_json()], [begun]], schema=SPACES))
 
-    def _remember_shard(
-        self, space: str, shard: str, identity: str, incomplete: bool, displaced: set[str], *, uncovered: bool
-    ) -> None:
-        """After the rows, so that a crash between the two is seen. A shard with a paper displaced is `incomplete`;
-        when papers leave this shard (`uncovered`), an incomplete one may hold them, and so is to be written again."""
-        table = self._table("shards") or self._create("shards", SHARDS, "key")
-        known = self.shards(space)
-        states = {shard: (identity, incomplete)}
-        states.update({other: (known[other], True) for other in displaced if other in known})
-        rows = [
-            {"key": f"{space} {name}", "space": space, "shard": name, "identity": held, "incomplete": lacking}
-            for name, (held, lacking) in states.items()
-        ]
-        table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(
-            pa.Table.from_pylist(rows, schema=SHARDS)
+    def _note_losses(self, space: str, shard: str, lost: Mapping[str, str], given_up: set[str]) -> tuple[str, ...]:
+        """Before the rows change, so that a crash costs a shard's writing again and never a paper: this shard is to
+        be written; others lack the papers that they have `lost` to it; and those that lack one that it has `given_up`
+        are to be written again, and returned."""
+        table = self._table("shards")
+        if table is None:
+            return ()
+        of_space = self._read(table.search().where(col("space") == lit(space)))
+        records = {record["shard"]: record for record in of_space.to_pylist()}
+        changed = {name for name in (shard, *lost.values()) if name in records}
+        uncovered = {name for name, record in records.items() if not given_up.isdisjoint(record["lacking"])} - {shard}
+        for paper, loser in lost.items():
+            if loser in records:
+                records[loser]["lacking"].append(paper)
+        for name in uncovered | ({shard} & changed):
+            records[name]["identity"] = TO_BE_WRITTEN
+        self._upsert_shards([records[name] for name in sorted(changed | uncovered)])
+        return tuple(sorted(uncovered))
+
+    def _remember_shard(self, space: str, shard: str, identity: str, lacking: Sequence[str]) -> None:
+        """After the rows, so that a crash between the two is seen."""
+        self._upsert_shards(
+            [
+                {
+                    "key": f"{space} {shard}",
+                    "space": space,
+                    "shard": shard,
+                    "identity": identity,
+                    "lacking": list(lacking),
+                }
+            ]
         )
-        if uncovered:
-            stale = (col("space") == lit(space)) & (col("shard") != lit(shard)) & (col("incomplete") == lit(True))
-            table.delete(stale.to_sql())
+
+    def _upsert_shards(self, records: Sequence[Mapping[str, Any]]) -> None:
+        if not records:
+            return
+        table = self._table_made("shards", SHARDS, "key")
+        rows = pa.Table.from_pylist(list(records), schema=SHARDS)
+        table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
 
 def _rows_of(space: str) -> str:
@@ -297,16 +338,29 @@ def _rivals(held: pa.Table, arriving: pa.Table, shard: str) -> tuple[set[str], d
     return newer, older
 
 
-def _condition(filters: Filters) -> Expr:
-    condition = lit(True)
+def _given_up(ours: pa.Table, arriving: pa.Table) -> set[str]:
+    """Of the papers that a shard has held, those that it holds no longer, or in an older record than before."""
+    columns = arriving.select(["paper_id", "updated", "version"]).to_pylist() if ours.num_rows else []
+    ranks = {row["paper_id"]: (row["updated"], row["version"]) for row in columns}
+    return {
+        row["paper_id"]
+        for row in ours.to_pylist()
+        if row["paper_id"] not in ranks or ranks[row["paper_id"]] < (row["updated"], row["version"])
+    }
+
+
+def _where(kind: Expr, filters: Filters) -> str:
+    """SQL, as not all of its functions can be had as an `Expr`; what a user gave stands in literals only."""
+    conditions = [kind.to_sql()]
     if filters.category is not None:
-        listed = func("concat", lit(" "), func("array_to_string", col("categories"), lit(" ")), lit(" ")).lower()
+        listed = "concat(' ', lower(array_to_string(categories, ' ')), ' ')"
         name = filters.category.lower()
-        condition = condition & (listed.contains(f" {name} ") | listed.contains(f" {name}."))
+        exact, archive = lit(f" {name} ").to_sql(), lit(f" {name}.").to_sql()
+        conditions.append(f"(contains({listed}, {exact}) OR contains({listed}, {archive}))")
     if filters.since is not None:
         unknown = (col("published") == lit("")) & (col("updated") >= lit(filters.since))
-        condition = condition & ((col("published") >= lit(filters.since)) | unknown)
-    return condition
+        conditions.append(((col("published") >= lit(filters.since)) | unknown).to_sql())
+    return " AND ".join(f"({condition})" for condition in conditions)
 
 
 def _matches(found: pa.Table, scores: Sequence[float]) -> list[Match]:

@@ -59,10 +59,12 @@ class StoredPaper:
 
 @dataclass(frozen=True)
 class WriteReport:
-    """`rows` now held for the shard; `skipped_papers` of it are held in a newer record of another shard."""
+    """`rows` now held for the shard; `skipped_papers` of it are held in a newer record of another shard. `uncovered`
+    are the shards to be written again, as this one no longer holds the record that stood in for theirs."""
 
     rows: int
     skipped_papers: int
+    uncovered: tuple[str, ...] = ()
 
 
 class VectorStore(Protocol):
@@ -78,7 +80,8 @@ class VectorStore(Protocol):
         """The spaces held, the one last begun first."""
 
     def shards(self, space: str) -> Mapping[str, str]:
-        """Shard key → identity of the checkpoint that the store holds of it, in the space of that fingerprint."""
+        """Shard key → identity of the checkpoint that the store holds of it, in the space of that fingerprint; a
+        shard that is to be written again is not among them."""
 
     def count(self, space: str) -> tuple[int, int]:
         """Papers and rows."""
@@ -113,7 +116,8 @@ class VectorStore(Protocol):
 def open_store(url: str, *, create: bool = False) -> VectorStore:
     """The store at `url`, which is a folder.
 
-    Raises `StoreError` where there is none and `create` is not set, or the URL is of a kind unknown here.
+    Raises `StoreError` where there is none and `create` is not set, where it cannot be made, or where the URL is of a
+    kind unknown here.
     """
     if "://" in url:
         kind = url.split("://", 1)[0]
@@ -123,4 +127,7 @@ def open_store(url: str, *, create: bool = False) -> VectorStore:
     folder = Path(url).expanduser().absolute()
     if not create and not LanceStore.is_at(folder):
         raise StoreError(f"There is no store at {folder}: make one with `arxiv-embed run --metadata-dir DIR`.")
-    return LanceStore(folder)
+    try:
+        return LanceStore(folder)
+    except OSError as error:
+        raise StoreError(f"No store can be kept at {folder} ({error.strerror}): give another --db-name.") from None

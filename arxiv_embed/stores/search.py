@@ -64,6 +64,7 @@ def search(
 ) -> list[Hit]:
     """The `k` best papers for a query, by reciprocal rank fusion of the vector and the full-text ranking."""
     filters = filters or Filters()
+    query = query.encode("utf-8", "replace").decode()  # a terminal's stray bytes come as lone surrogates
     if not query.strip():
         return []
     [vector] = encoder.encode_queries([query])

@@ -1,0 +1,96 @@
+"""A pool without a model: vectors that follow from the text alone, and a record of what was embedded."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+import arxiv_embed.embed
+import arxiv_embed.run
+from arxiv_embed.gpu.pool import BatchReport, EncodedPaper
+from arxiv_embed.run import Run
+from arxiv_embed.settings import RunOptions, settings_from_environment
+
+
+def vectors_of(text: str, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The paper's vector and its two chunks', of unit length."""
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+    vectors = np.random.default_rng(seed).standard_normal((3, dimensions)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class FakePool:
+    """Stands in for `Pool`: two chunks a paper; `fail_after` so many papers it raises `fault`."""
+
+    dtype = "float32"
+
+    def __init__(self, dimensions: int = 384, *, delay: float = 0.0, order: Sequence[int] | None = None) -> None:
+        self.dimensions = dimensions
+        self.delay = delay
+        self.order = order
+        self.embedded: list[str] = []
+        self.open = 0
+        self.fail_after: int | None = None
+        self.fault: BaseException = RuntimeError("the device fell over")
+
+    def __call__(self, files: object, space: object, devices: object, **options: object) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        self.open += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open -= 1
+
+    def encode(
+        self, texts: Sequence[str], on_batch: Callable[[BatchReport], None] = lambda report: None
+    ) -> Iterator[EncodedPaper]:
+        for done, index in enumerate(self.order or range(len(texts))):
+            if done == self.fail_after:
+                raise self.fault
+            time.sleep(self.delay)
+            text = texts[index]
+            self.embedded.append(text)
+            on_batch(BatchReport("cpu:0", 1, len(text.split()), len(text.split()), 0.001, 1 << 20))
+            middle = len(text) // 2
+            yield EncodedPaper(
+                index=index,
+                spans=np.array([[0, middle], [middle, len(text)]], np.int32),
+                chunk_tokens=np.array([1, len(text.split())], np.int32),
+                vectors=vectors_of(text, self.dimensions),
+                tokens=len(text.split()),
+                cut_tokens=0,
+            )
+
+
+def run_shards(options: RunOptions, home: Path, run_id: str, steps: Sequence[str] = ("read", "embed", "store")) -> Run:
+    """What a job does: every shard with work to do, step by step."""
+    settings = settings_from_environment({"ARXIV_EMBED_HOME": str(home)})
+    with Run(options, settings, run_id) as run:
+        pending = [plan.shard.key for plan in run.plan.pending]
+        run.start(pending)
+        for key in pending:
+            for step in steps:
+                getattr(run, step)(key)
+    return run
+
+
+def main(folder: str, home: str) -> None:
+    """A run slow enough to be killed in the middle of a shard, every paper a segment."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(arxiv_embed.run, "Pool", FakePool(delay=0.02))
+    patch.setattr(arxiv_embed.embed, "SEGMENT_SECONDS", 0.0)
+    options = RunOptions(Path(folder), f"{home}/store", Path(home) / "checkpoints", devices="cpu:1")
+    run_shards(options, Path(home), "killed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

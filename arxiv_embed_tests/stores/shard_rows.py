@@ -1,0 +1,100 @@
+"""A shard's rows as a store gets them, made from a few words on each paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from arxiv_embed.embed import papers_table, vectors_schema
+from arxiv_embed.encoding.space import Space
+from arxiv_embed.metadata.paper import Paper
+from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.rows import stored_rows
+from arxiv_embed_tests.fake_pool import vectors_of
+
+SPACE = Space("tiny", "r1", "retrieval", "", "mean", True, "sentences:128", 512, 8, "title")
+OTHER_SPACE = Space("tiny", "r1", "retrieval", "", "mean", True, "whole", 512, 8, "title")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One shard's record of a paper; `text` is its abstract, `chunks` how many that makes."""
+
+    id: str
+    updated: str = "2020-01-01"
+    version: int = 1
+    text: str = "an abstract"
+    chunks: int = 2
+    title: str = "A title"
+    categories: tuple[str, ...] = ("cs.LG",)
+    published: str = "2019-05-06"
+
+    @property
+    def paper(self) -> Paper:
+        return Paper(
+            id=self.id,
+            version=self.version,
+            title=self.title,
+            abstract=self.text,
+            authors="A. Author",
+            categories=self.categories,
+            published=self.published,
+            updated=self.updated,
+            withdrawn=False,
+        )
+
+
+def vectors_table(records: Iterable[Record], dimensions: int = SPACE.dimensions) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        text = record.paper.text
+        vectors = np.resize(vectors_of(text, dimensions), (1 + record.chunks, dimensions))
+        size = -(-len(text) // record.chunks)
+        spans = [(0, len(text)), *((n * size, min((n + 1) * size, len(text))) for n in range(record.chunks))]
+        rows.extend(
+            {
+                "paper_id": record.id,
+                "chunk_index": place - 1,
+                "start_char": start,
+                "end_char": end,
+                "tokens": 1,
+                "cut_tokens": 0,
+                "vector": vectors[place].tolist(),
+                "text_sha256": record.paper.text_sha256,
+            }
+            for place, (start, end) in enumerate(spans)
+        )
+    return pa.Table.from_pylist(rows, schema=vectors_schema(dimensions))
+
+
+def shard_rows(shard: str, records: Iterable[Record], space: Space = SPACE, run_id: str = "run") -> pa.Table:
+    records = list(records)
+    papers = papers_table([record.paper for record in records])
+    vectors = vectors_table(records, space.dimensions)
+    return stored_rows(papers, vectors, space=space.fingerprint, shard=shard, run_id=run_id)
+
+
+def held(store: LanceStore, space: Space = SPACE) -> list[dict[str, Any]]:
+    """Every row, sorted by its key; where it was written last does not count."""
+    table = store._table(f"rows_{space.fingerprint}")
+    if table is None:
+        return []
+    rows: list[dict[str, Any]] = table.to_arrow().sort_by("key").to_pylist()
+    return rows
+
+
+def papers_held(store: LanceStore) -> Mapping[str, tuple[str, str, int]]:
+    """Paper → the shard, date and version of the record that the store has of it; checks its chunks for wholeness."""
+    rows = held(store)
+    assert len({row["key"] for row in rows}) == len(rows)
+    found = {}
+    for row in rows:
+        if row["chunk_index"] == -1:
+            found[row["paper_id"]] = (row["shard"], row["updated"], row["version"])
+    for row in rows:
+        assert found[row["paper_id"]] == (row["shard"], row["updated"], row["version"])
+    return found

@@ -1,0 +1,487 @@
+"""Runs: what is done again and what is not, after changes, kills, damage and full disks.
+
+The pool is a fake where only the decision to embed matters; the files, the store and the killed processes are real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import arxiv_embed.embed
+import arxiv_embed.plan
+import arxiv_embed.run
+from arxiv_embed.checkpoint.atomic import NoSpace
+from arxiv_embed.checkpoint.manifest import CheckpointKey
+from arxiv_embed.checkpoint.segments import Segments
+from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.embed import embed_shard, papers_table
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.space import Space
+from arxiv_embed.gpu.pool import WorkerLost
+from arxiv_embed.metadata.paper import Paper
+from arxiv_embed.plan import embeddings_key, papers_key, plan_run
+from arxiv_embed.progress import ProgressReader, progress_path
+from arxiv_embed.run import Run
+from arxiv_embed.settings import ArxivEmbedError, RunOptions, settings_from_environment
+from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed_tests.damage import DAMAGES, flip
+from arxiv_embed_tests.fake_pool import FakePool, run_shards
+from arxiv_embed_tests.small_disk import grow, small_disk
+
+
+def record(name: str, abstract: str = "", updated: str = "2024-01-01") -> dict[str, Any]:
+    return {
+        "id": name,
+        "title": f"On {name}",
+        "abstract": abstract or f"All there is to say on {name}.",
+        "categories": "cs.LG",
+        "update_date": updated,
+    }
+
+
+class Desk:
+    """One user's folder, home and options, and the pool that sees what is embedded."""
+
+    def __init__(self, top: Path) -> None:
+        self.folder = top / "metadata"
+        self.folder.mkdir(parents=True)
+        self.home = top / "home"
+        self.settings = settings_from_environment({"ARXIV_EMBED_HOME": str(self.home)})
+        self.options = RunOptions(self.folder, self.settings.store, self.settings.checkpoints, devices="cpu:1")
+        self.pool = FakePool()
+        self.runs = 0
+
+    def put(self, name: str, *records: dict[str, Any]) -> Path:
+        path = self.folder / name
+        path.write_text("".join(json.dumps(line) + "\n" for line in records))
+        self.runs += 1
+        os.utime(path, ns=(self.runs * 10**9, self.runs * 10**9))
+        return path
+
+    def run(self, *, steps: Sequence[str] = ("read", "embed", "store"), **options: Any) -> list[str]:
+        """Runs what is pending; returns the papers whose texts took time of a device."""
+        self.runs += 1
+        before = len(self.pool.embedded)
+        run_shards(replace(self.options, **options), self.home, f"run-{self.runs}", steps)
+        return sorted(text.split("\n")[0].removeprefix("On ") for text in self.pool.embedded[before:])
+
+    def pending(self, **options: Any) -> dict[str, tuple[str, ...]]:
+        plan = plan_run(replace(self.options, **options), self.settings)
+        return {shard.shard.key: shard.steps for shard in plan.pending}
+
+    @cached_property
+    def space(self) -> Space:
+        return plan_run(self.options, self.settings).space
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        return CheckpointStore(self.settings.checkpoints)
+
+    def rows(self) -> list[dict[str, Any]]:
+        store = LanceStore(Path(self.settings.store))
+        table = store._table(f"rows_{self.space.fingerprint}")
+        rows: list[dict[str, Any]] = table.to_arrow().sort_by("key").to_pylist()
+        assert len({row["key"] for row in rows}) == len(rows)
+        return rows
+
+    def stored(self) -> dict[str, str]:
+        """Paper → abstract, as the store has them."""
+        return {row["paper_id"]: row["abstract"] for row in self.rows() if row["chunk_index"] == -1}
+
+    def files(self, asset: str, name: str, shard: str = "a.jsonl") -> list[Path]:
+        return sorted(self.settings.checkpoints.glob(f"{asset}/*/{shard}/{name}"))
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        lines = progress_path(self.settings, f"run-{self.runs}").read_text().splitlines()
+        return [line for line in map(json.loads, lines) if line["event"] == event]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    desk = Desk(tmp_path)
+    monkeypatch.setattr(arxiv_embed.run, "Pool", desk.pool)
+    monkeypatch.setattr(arxiv_embed.plan, "resolve_model", cache(resolve_model))  # it reads all the weights
+    desk.put("a.jsonl", record("2401.00001"), record("2401.00002"), record("2401.00003"))
+    return desk
+
+
+ALL_A = ["2401.00001", "2401.00002", "2401.00003"]
+
+
+def test_a_second_run_has_nothing_to_do(desk: Desk) -> None:
+    assert desk.pending() == {"a.jsonl": ("read", "embed", "store")}
+    assert desk.run() == ALL_A
+    assert sorted(desk.stored()) == ALL_A
+    before = desk.rows()
+    assert desk.pending() == {}
+    assert desk.run() == []
+    assert desk.rows() == before
+    assert desk.pool.open == 0
+
+
+def test_a_step_done_twice_in_one_run_changes_nothing(desk: Desk) -> None:
+    assert desk.run(steps=("read", "embed", "store", "read", "embed", "store")) == ALL_A
+    assert len(desk.rows()) == 9
+
+
+def test_a_touched_file_takes_no_time_of_a_device_and_claims_none(desk: Desk) -> None:
+    desk.run()
+    rows = desk.rows()
+    os.utime(desk.folder / "a.jsonl", ns=(7 * 10**9, 7 * 10**9))
+    assert desk.pending() == {"a.jsonl": ("read", "embed", "store")}
+    assert desk.run() == []
+    assert desk.pending() == {}
+    assert desk.rows() == rows
+    [event] = desk.events("shard_embedded")
+    assert (event["papers"], event["resumed"]) == (3, 3)
+    assert (event["embedded_tokens"], event["padded_tokens"], event["seconds"]) == (0, 0, 0)
+
+
+def test_only_a_changed_abstract_is_embedded_again(desk: Desk) -> None:
+    desk.run()
+    desk.put("a.jsonl", record("2401.00001"), record("2401.00002", "Something new."), record("2401.00004"))
+    assert desk.run() == ["2401.00002", "2401.00004"]
+    assert desk.stored()["2401.00002"] == "Something new."
+    assert sorted(desk.stored()) == ["2401.00001", "2401.00002", "2401.00004"]
+    assert len(desk.rows()) == 9
+    for row in desk.rows():
+        text = f"On {row['paper_id']}\n\n{desk.stored()[row['paper_id']]}"
+        assert row["text_sha256"] == Paper("x", 0, *text.split("\n\n"), "", (), "", "", False).text_sha256
+        assert row["end_char"] <= len(text)
+
+
+def test_a_change_of_what_is_not_embedded_reaches_the_store_without_a_device(desk: Desk) -> None:
+    desk.run()
+    desk.put("a.jsonl", *({**record(name), "categories": "math.CO"} for name in ALL_A))
+    assert desk.run() == []
+    assert {tuple(row["categories"]) for row in desk.rows()} == {("math.CO",)}
+
+
+def test_another_space_is_embedded_apart_and_refused_by_the_store_in_one_sentence(desk: Desk, tmp_path: Path) -> None:
+    desk.run()
+    with pytest.raises(ArxivEmbedError, match=r"holds vectors of another space .*: give another --db-name") as caught:
+        desk.run(chunker="whole")
+    assert "\n" not in str(caught.value)
+    assert desk.run(chunker="whole", store=str(tmp_path / "other")) == ALL_A
+    assert desk.pending() == {}
+
+
+def test_a_fresh_start_does_everything_again_and_keeps_what_was_as_backup(desk: Desk) -> None:
+    desk.run()
+    old = {path.name: path.read_bytes() for path in desk.files("*", "g*")}
+    assert desk.pending(fresh=True) == {"a.jsonl": ("read", "embed", "store")}
+    assert desk.run(fresh=True) == ALL_A
+    now = {path.name: path.read_bytes() for path in desk.files("*", "g*")}
+    assert old.items() <= now.items()
+    flip(desk.files("embeddings", "g000002.vectors.arrow")[0])
+    checkpoint = desk.checkpoints.load(embeddings_key("a.jsonl", desk.space))
+    assert checkpoint is not None
+    assert checkpoint.manifest.generation == 1
+
+
+def test_a_fresh_start_that_fails_leaves_the_old_checkpoint_in_use(desk: Desk) -> None:
+    desk.run()
+    desk.pool.fail_after = 1
+    with pytest.raises(RuntimeError):
+        desk.run(fresh=True)
+    assert desk.pending() == {}
+    desk.pool.fail_after = None
+    assert desk.run(fresh=True) == ALL_A  # nothing of the failed one counts
+
+
+def test_a_limit_is_kept_and_later_runs_only_add(desk: Desk) -> None:
+    desk.put("b.jsonl", record("2402.00001"), record("2402.00002"))
+    assert desk.run(limit=2) == ["2401.00001", "2401.00002"]
+    assert desk.pending(limit=2) == {}
+    assert desk.run(limit=1) == []
+    assert desk.run(limit=4) == ["2401.00003", "2402.00001"]
+    assert sorted(desk.stored()) == [*ALL_A, "2402.00001"]
+    assert desk.run() == ["2402.00002"]
+    assert desk.run(limit=1) == []
+    assert desk.pending() == {}
+
+
+def test_a_crash_between_checkpoint_and_store_is_repaired_without_a_device(desk: Desk) -> None:
+    desk.run(steps=("read", "embed"))
+    assert desk.pending() == {"a.jsonl": ("store",)}
+    assert desk.run() == []
+    assert sorted(desk.stored()) == ALL_A
+    assert desk.pending() == {}
+
+
+def test_a_lost_store_is_filled_again_from_checkpoints(desk: Desk) -> None:
+    desk.run()
+    rows = desk.rows()
+    shutil.rmtree(desk.settings.store)
+    assert desk.run() == []
+    assert [{**row, "run_id": ""} for row in desk.rows()] == [{**row, "run_id": ""} for row in rows]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("asset", "name", "again"),
+    [
+        ("papers", "g000001.papers.arrow", []),
+        ("papers", "g000001.manifest.json", []),
+        ("embeddings", "g000001.vectors.arrow", ALL_A),
+        ("embeddings", "g000001.manifest.json", ALL_A),
+    ],
+)
+def test_a_damaged_checkpoint_is_made_again_in_the_same_run(
+    desk: Desk, damage: Callable[[Path], None], asset: str, name: str, again: list[str]
+) -> None:
+    desk.run()
+    rows = desk.rows()
+    shutil.rmtree(desk.settings.store)  # so that the shard is needed again
+    damage(desk.files(asset, name)[0])
+    assert desk.run() == again
+    assert desk.pending() == {}
+    assert [{**row, "run_id": ""} for row in desk.rows()] == [{**row, "run_id": ""} for row in rows]
+    if damage.__name__ != "delete":
+        assert list((desk.settings.checkpoints / "quarantine").rglob(name))
+
+
+def test_a_damaged_checkpoint_never_brings_an_older_source_back(desk: Desk) -> None:
+    desk.run()
+    desk.put("a.jsonl", record("2401.00001", "The new text."))
+    desk.run(steps=("read", "embed"))
+    flip(desk.files("papers", "g000002.papers.arrow")[0])
+    flip(desk.files("embeddings", "g000002.vectors.arrow")[0])
+    assert desk.run() == ["2401.00001"]
+    assert desk.stored() == {"2401.00001": "The new text."}
+
+
+def test_checkpoints_of_two_shards_exchanged_are_never_used(desk: Desk) -> None:
+    desk.put("b.jsonl", record("2402.00001"))
+    desk.run()
+    rows = [{**row, "run_id": ""} for row in desk.rows()]
+    shutil.rmtree(desk.settings.store)
+    folders = [desk.files("embeddings", "", shard)[0] for shard in ("a.jsonl", "b.jsonl")]
+    spare = folders[0].with_name("spare")
+    folders[0].rename(spare)
+    folders[1].rename(folders[0])
+    spare.rename(folders[1])
+    assert desk.run() == [*ALL_A, "2402.00001"]
+    assert [{**row, "run_id": ""} for row in desk.rows()] == rows
+
+
+def killed_in_the_middle(desk: Desk, papers: int = 60) -> int:
+    """A real run killed by SIGKILL with segments saved; returns how many."""
+    desk.put("a.jsonl", *(record(f"2401.{n:05d}") for n in range(papers)))
+    command = [sys.executable, "-m", "arxiv_embed_tests.fake_pool", str(desk.folder), str(desk.home)]
+    process = subprocess.Popen(command)
+    while len(desk.files("embeddings", "segments/s*.arrow")) < 8:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not desk.files("embeddings", "g*.manifest.json")
+    return len(desk.files("embeddings", "segments/s*.arrow"))
+
+
+def test_a_run_killed_in_the_middle_of_a_shard_goes_on_from_its_segments(desk: Desk) -> None:
+    saved = killed_in_the_middle(desk)
+    assert ProgressReader(progress_path(desk.settings, "killed")).poll().papers_done >= saved
+    segments = desk.files("embeddings", "segments/s*.arrow")
+    for damage, path in zip(DAMAGES, segments[1:5], strict=True):
+        damage(path)
+    shutil.copy(segments[6], segments[5])  # exchanged
+    embedded = desk.run()
+    assert len(embedded) == 60 - (saved - 5)
+    assert {f"2401.{n:05d}" for n in range(1, 6)} <= set(embedded)
+    assert sorted(desk.stored()) == [f"2401.{n:05d}" for n in range(60)]
+    assert len(desk.rows()) == 180
+    assert not desk.files("embeddings", "segments")
+    [event] = desk.events("shard_embedded")
+    assert event["resumed"] == saved - 5
+    rows = [{**row, "run_id": ""} for row in desk.rows()]
+    desk.run(fresh=True)
+    assert [{**row, "run_id": ""} for row in desk.rows()] == rows  # as if it had never been killed
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), RuntimeError("a batch failed"), WorkerLost("cpu:0 ended")])
+def test_an_interrupted_shard_saves_what_is_finished(desk: Desk, fault: BaseException) -> None:
+    desk.pool.fail_after, desk.pool.fault = 2, fault
+    with pytest.raises(type(fault)):
+        desk.run()
+    assert desk.pool.open == 0
+    [event] = desk.events("run_finished")
+    assert event["state"] == ("interrupted" if isinstance(fault, KeyboardInterrupt) else "failed")
+    desk.pool.fail_after = None
+    assert desk.run() == ["2401.00003"]
+
+
+def test_after_a_failed_shard_the_next_one_gets_a_pool_of_its_own(desk: Desk) -> None:
+    """What the old workers still answer is of the failed shard."""
+    desk.put("b.jsonl", record("2402.00001"))
+    desk.pool.fail_after = 1
+    with Run(desk.options, desk.settings, "run") as run:
+        run.start(["a.jsonl", "b.jsonl"])
+        run.read("a.jsonl")
+        with pytest.raises(RuntimeError) as caught:
+            run.embed("a.jsonl")
+        assert run.fail("a.jsonl", caught.value) == "RuntimeError: the device fell over"
+        assert desk.pool.open == 0
+        desk.pool.fail_after = None
+        run.read("b.jsonl")
+        run.embed("b.jsonl")
+        run.store("b.jsonl")
+    progress = ProgressReader(progress_path(desk.settings, "run")).poll()
+    assert (progress.state, list(progress.failed), progress.shards_done) == ("failed", ["a.jsonl"], 1)
+    assert sorted(desk.stored()) == ["2402.00001"]
+
+
+def test_a_paper_that_moves_between_shards_is_never_missing_at_the_end(desk: Desk) -> None:
+    shared = record("2401.00003")
+    desk.put("b.jsonl", record("2402.00001"))
+    desk.run()
+    desk.put("a.jsonl", record("2401.00001"))
+    desk.put("b.jsonl", record("2402.00001"), shared)
+    desk.run()
+    assert sorted(desk.stored()) == ["2401.00001", "2401.00003", "2402.00001"]
+    desk.put("a.jsonl", record("2401.00001"), shared)  # written first, while b's row still stands
+    desk.put("b.jsonl", record("2402.00001"))
+    desk.run()
+    assert sorted(desk.stored()) == ["2401.00001", "2401.00003", "2402.00001"]
+    assert desk.pending() == {}
+
+
+def test_the_older_record_is_back_when_the_newer_shard_loses_the_paper(desk: Desk) -> None:
+    desk.put("b.jsonl", record("2401.00002", "The newer text.", "2025-01-01"), record("2402.00001"))
+    desk.run()
+    assert desk.stored()["2401.00002"] == "The newer text."
+    desk.put("b.jsonl", record("2402.00001"))
+    desk.run()
+    assert sorted(desk.stored()) == [*ALL_A, "2402.00001"]
+    assert desk.stored()["2401.00002"].startswith("All there is")
+    assert desk.pending() == {}
+    assert desk.run() == []
+
+
+def test_a_shard_without_a_single_paper_is_done_too(desk: Desk) -> None:
+    (desk.folder / "a.jsonl").write_text('{"id": "2401.00001", "title": "no abstract"}\n{broken\n')
+    assert desk.run() == []
+    assert desk.pending() == {}
+    with Run(desk.options, desk.settings, "look") as run:
+        assert run.rejects("a.jsonl").num_rows == 2
+    desk.put("b.jsonl", record("2402.00001"))
+    assert desk.run() == ["2402.00001"]
+
+
+def test_a_full_disk_is_one_sentence_and_costs_nothing_that_was_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk", 3) as disk:
+        desk = Desk(disk)
+        monkeypatch.setattr(arxiv_embed.run, "Pool", desk.pool)
+        desk.put("a.jsonl", record("2401.00001"))
+        desk.run()
+        rows = desk.rows()
+        desk.put("b.jsonl", *(record(f"2402.{n:05d}") for n in range(700)))
+        with pytest.raises(NoSpace, match=r"No space is left in .* run the same command again") as caught:
+            desk.run()
+        assert "\n" not in str(caught.value)
+        assert desk.pool.open == 0
+        assert desk.rows() == rows
+        assert "b.jsonl" in desk.pending()
+        grow(disk, 60)
+        desk.run()
+        assert len(desk.stored()) == 701
+        assert desk.pending() == {}
+
+
+# embed_shard, the plain function in the middle
+
+PAPERS = papers_table(
+    [Paper(f"p{n}", 1, f"Title {n}", f"Abstract {n}.", "", ("cs.LG",), "", "", False) for n in range(6)]
+)
+KEY = CheckpointKey("embeddings", "shard", "space")
+
+
+def embed(
+    folder: Path, pool: FakePool, papers: pa.Table = PAPERS, known: Sequence[pa.Table] = ()
+) -> arxiv_embed.embed.Embedded:
+    return embed_shard(papers, 8, lambda: pool, known=known, segments=Segments(folder, KEY))
+
+
+@given(order=st.permutations(range(6)), known=st.sets(st.integers(0, 5)), saved=st.sets(st.integers(0, 5)))
+@settings(max_examples=30, deadline=None)
+def test_whatever_the_order_and_whatever_is_known_the_vectors_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], known: set[int], saved: set[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("segments")
+    expected = embed(folder, FakePool(8)).vectors
+    if saved:
+        Segments(folder, KEY).append(embed(folder / "x", FakePool(8), PAPERS.take(sorted(saved))).vectors)
+    held = [embed(folder / "x", FakePool(8), PAPERS.take(sorted(known, reverse=True))).vectors] if known else []
+    left = len(set(range(6)) - known - saved)
+    pool = FakePool(8, order=[place for place in order if place < left])
+    embedded = embed(folder, pool, known=held)
+    assert embedded.vectors.equals(expected)
+    assert embedded.resumed == 6 - left
+    assert len(pool.embedded) == left
+
+
+def test_the_pool_is_not_asked_for_where_there_is_nothing_to_embed(tmp_path: Path) -> None:
+    vectors = embed(tmp_path, FakePool(8)).vectors
+
+    def no_pool() -> FakePool:
+        raise AssertionError
+
+    again = embed_shard(PAPERS, 8, no_pool, known=[vectors], segments=Segments(tmp_path, KEY))
+    assert again.vectors.equals(vectors)
+    empty = embed_shard(PAPERS.slice(0, 0), 8, no_pool, known=[vectors], segments=Segments(tmp_path, KEY))
+    assert (empty.vectors.num_rows, empty.resumed) == (0, 0)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5, 5], []], ids=["left out", "twice", "none"])
+def test_a_pool_that_leaves_a_paper_out_or_gives_one_twice_is_noticed(tmp_path: Path, order: list[int]) -> None:
+    pool = FakePool(8, order=order)
+    if not order:
+        pool.order = None
+        pool.encode = lambda texts, on_batch: iter(())  # type: ignore[method-assign,assignment]
+    with pytest.raises(ArxivEmbedError, match=r"The devices gave back \d of 6 papers"):
+        embed(tmp_path, pool)
+
+
+def test_work_is_saved_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arxiv_embed.embed, "SEGMENT_SECONDS", 0.0)
+    seen: list[int] = []
+    pool = FakePool(8)
+    segments = Segments(tmp_path, KEY)
+    embed_shard(
+        PAPERS,
+        8,
+        lambda: pool,
+        segments=segments,
+        on_segment=lambda count: seen.append(len(list(tmp_path.glob("s*.arrow")))),
+    )
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_papers_checkpoint_names_its_source(desk: Desk) -> None:
+    desk.run()
+    manifest = desk.checkpoints.manifest(papers_key("a.jsonl"))
+    assert manifest is not None
+    assert manifest.details["folder"] == str(desk.folder)
+    assert dict(manifest.counts) == {"papers": 3, "rejects": 0, "duplicates": 0, "withdrawn": 0}
+    embeddings = desk.checkpoints.manifest(embeddings_key("a.jsonl", desk.space))
+    assert embeddings is not None
+    assert embeddings.source == manifest.source
+    assert embeddings.details["space"]["model"] == "all-MiniLM-L6-v2"

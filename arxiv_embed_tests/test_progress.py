@@ -1,0 +1,217 @@
+"""Progress: one record a run, readable whatever became of its writer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arxiv_embed.progress import (
+    RATE_SECONDS,
+    BatchDone,
+    Event,
+    PapersRead,
+    PoolReady,
+    ProgressReader,
+    ProgressWriter,
+    RunFinished,
+    RunProgress,
+    RunStarted,
+    ShardEmbedded,
+    ShardFailed,
+    ShardStarted,
+    ShardStored,
+    is_being_written,
+)
+
+
+def started(*shards: str, papers: int = 100, unchanged: int = 1) -> RunStarted:
+    return RunStarted(
+        run_id="r",
+        metadata_dir="/metadata",
+        shards=shards,
+        papers=papers,
+        unchanged=unchanged,
+        model="m",
+        space="s",
+        devices=["cpu:0", "cpu:1"],
+        store="/store",
+    )
+
+
+def batch(shard: str, papers: int, device: str = "cpu:0", tokens: int = 100) -> BatchDone:
+    return BatchDone(shard, device, papers, tokens, tokens + 5, 0.5, 1 << 20)
+
+
+def embedded(shard: str, papers: int, resumed: int = 0) -> ShardEmbedded:
+    return ShardEmbedded(
+        shard=shard,
+        papers=papers,
+        resumed=resumed,
+        chunks=2 * papers,
+        tokens=10 * papers,
+        embedded_tokens=10 * (papers - resumed),
+        padded_tokens=11 * (papers - resumed),
+        cut_papers=1,
+        cut_tokens=7,
+        seconds=2.0,
+    )
+
+
+RUN: list[Event] = [
+    started("a", "b"),
+    ShardStarted("a", 60),
+    PapersRead("a", papers=50, rejects=3, duplicates=2, withdrawn=1, seconds=0.1),
+    PoolReady("float32", 3.0),
+    batch("a", 20),
+    batch("a", 10, "cpu:1", 300),
+    embedded("a", 50, resumed=20),
+    ShardStored("a", 150, 4, 0.2),
+    ShardStarted("b", 40),
+    PapersRead("b", papers=45, rejects=0, duplicates=0, withdrawn=0, seconds=0.1),
+    batch("b", 45),
+    ShardFailed("b", "cpu:0 ended"),
+    RunFinished("failed", "", 9.0),
+]
+
+
+def record(path: Path, events: Iterable[Event]) -> Path:
+    with ProgressWriter(path) as writer:
+        for event in events:
+            writer.write(event)
+    return path
+
+
+def read(path: Path) -> RunProgress:
+    return ProgressReader(path).poll()
+
+
+def test_a_runs_events_add_up_to_its_state(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "r" / "progress.jsonl"
+    progress = read(record(path, RUN))
+    assert (progress.run_id, progress.state, progress.error, progress.dtype) == ("r", "failed", "", "float32")
+    assert (progress.shards, progress.shards_done, progress.unchanged) == (2, 1, 1)
+    assert progress.papers == 95  # 60 and 40 were estimates
+    assert progress.papers_done == 95
+    assert progress.papers_reused == 20
+    assert (progress.rejects, progress.duplicates, progress.withdrawn, progress.rows) == (3, 2, 1, 150)
+    assert (progress.cut_papers, progress.cut_tokens) == (1, 7)
+    assert progress.failed == {"b": "cpu:0 ended"}
+    assert progress.tokens == 500
+    assert progress.devices["cpu:1"].papers == 10
+    assert progress.devices["cpu:0"].padded_tokens == 210
+    assert progress.started <= progress.ready <= progress.updated
+
+
+def test_following_a_record_gives_what_reading_it_whole_gives(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    follower = ProgressReader(path)
+    assert follower.poll() == RunProgress()  # not there yet
+    with ProgressWriter(path) as writer:
+        for event in RUN:
+            writer.write(event)
+            follower.poll()
+    assert follower.poll() == read(path)
+
+
+def test_a_line_that_is_cut_off_is_passed_over_until_it_is_whole(tmp_path: Path) -> None:
+    path = record(tmp_path / "progress.jsonl", RUN[:3])
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        follower = ProgressReader(path)
+        follower.poll()
+        path.write_bytes(whole)
+        assert follower.poll() == read(path)
+
+
+def test_an_attempt_after_a_kill_goes_on_in_the_same_record(tmp_path: Path) -> None:
+    path = record(tmp_path / "progress.jsonl", RUN[:6])
+    path.write_bytes(path.read_bytes()[:-9])  # killed in the middle of a line
+    assert read(path).state == "running"
+    again = [started("b", papers=40, unchanged=2), *RUN[8:11], embedded("b", 45), ShardStored("b", 9, 0, 0.1)]
+    record(path, [*again, RunFinished("done", "", 1.0)])
+    progress = read(path)
+    assert (progress.state, progress.shards, progress.shards_done, progress.unchanged) == ("done", 1, 1, 2)
+    assert (progress.papers, progress.papers_done, progress.rejects, progress.rows) == (45, 45, 0, 9)
+
+
+@given(st.lists(st.integers(0, 200), max_size=len(RUN)))
+def test_half_lines_among_whole_ones_do_not_keep_the_record_from_being_read(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
+) -> None:
+    """A disk that was full for a while leaves some."""
+    path = record(tmp_path_factory.mktemp("record") / "progress.jsonl", RUN)
+    expected = read(path)
+    lines = path.read_bytes().splitlines()
+    halves = [line[: min(cut, len(line) - 1)] for line, cut in zip(lines, cuts, strict=False)]
+    path.write_bytes(b"".join(line + b"\n" for line in [*halves, *lines, *halves]))
+    assert read(path) == expected
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from arxiv_embed.progress import ProgressWriter
+from arxiv_embed_tests.test_progress import batch, started
+with ProgressWriter(Path(sys.argv[1])) as writer:
+    writer.write(started("a"))
+    for n in range(10**9):
+        writer.write(batch("a", 1))
+        if n == 50:
+            print("going", flush=True)
+"""
+
+
+def test_a_killed_runs_record_is_readable_and_known_to_be_nobodys(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    assert not is_being_written(path)
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "going\n"
+    assert is_being_written(path)
+    process.kill()
+    process.wait()
+    assert not is_being_written(path)
+    progress = read(path)
+    assert progress.state == "running"
+    assert progress.papers_done > 50
+
+
+def test_the_present_speed_counts_the_last_half_minute_only() -> None:
+    progress = RunProgress()
+    progress.apply({"time": 1000.0, "event": "run_started", **vars(started("a"))})
+    progress.apply({"time": 1000.0, "event": "pool_ready", "dtype": "float32", "seconds": 1.0})
+    assert progress.seconds_left(1000.5) is None
+    for second in range(1, 101):
+        papers = 1 if second <= 60 else 5
+        progress.apply({"time": 1000.0 + second, "event": "batch", **vars(batch("a", papers, tokens=10 * papers))})
+    papers_rate, tokens_rate = progress.devices["cpu:0"].rates(1100.0, progress.ready)
+    assert papers_rate == pytest.approx(5, rel=0.05)
+    assert tokens_rate == pytest.approx(50, rel=0.05)
+    assert len(progress.devices["cpu:0"].recent) <= RATE_SECONDS + 1
+    early = RunProgress()
+    early.apply({"time": 10.0, "event": "batch", **vars(batch("a", 8))})
+    assert early.devices["cpu:0"].rates(12.0, 8.0)[0] == pytest.approx(2)
+
+
+def test_the_time_left_follows_from_papers_embedded_not_from_reused_ones() -> None:
+    progress = RunProgress()
+    progress.apply({"time": 0.0, "event": "run_started", **vars(started("a", "b", papers=300))})
+    progress.apply({"time": 10.0, "event": "shard_embedded", **vars(embedded("a", 100, resumed=100))})
+    progress.apply({"time": 10.0, "event": "pool_ready", "dtype": "float32", "seconds": 1.0})
+    progress.apply({"time": 20.0, "event": "batch", **vars(batch("b", 50))})
+    assert progress.papers_done == 150
+    assert progress.seconds_left(20.0) == pytest.approx(150 * 10 / 50)
+
+
+def test_an_event_of_a_later_version_is_passed_over() -> None:
+    progress = RunProgress()
+    progress.apply({"time": 5.0, "event": "something_new"})
+    assert progress.updated == 5.0
