@@ -3,7 +3,7 @@
 Dagster reads the annotations of `context` as objects, so they are not postponed here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 
 from dagster import (
     AssetExecutionContext,
@@ -18,10 +18,10 @@ from dagster import (
     multi_asset,
 )
 
-from arxiv_embed.embed import Run
-from arxiv_embed.pipeline.materializations import materialization
+from arxiv_embed.pipeline.materializations import Report, materialization
 from arxiv_embed.pipeline.partitions import metadata_files
 from arxiv_embed.pipeline.resources import EmbeddingResource
+from arxiv_embed.run import Run
 from arxiv_embed.settings import ArxivEmbedError, FatalError, settings_from_environment
 
 SHARDS_PER_RUN = 20
@@ -51,31 +51,30 @@ STEPS = ("papers", "embeddings", "vector_store")
 def embedded_metadata(context: AssetExecutionContext, embedding: EmbeddingResource) -> Iterator[Output[None]]:
     """Each shard's materialization is logged as soon as it is committed, so nothing is left to hand out at the end."""
     selected = {key.to_user_string() for key in context.selected_asset_keys}
-    with opened_run(context.op_execution_context, embedding) as run:
-        work_through(context.op_execution_context, run, context.partition_keys, selected)
+    embed(context.op_execution_context, embedding, lambda run: context.partition_keys, selected)
     yield from ()
 
 
-def opened_run(context: OpExecutionContext, embedding: EmbeddingResource) -> Run:
-    """Raises `Failure` without retries where the run cannot begin."""
+def embed(
+    context: OpExecutionContext,
+    embedding: EmbeddingResource,
+    shards_of: Callable[[Run], Sequence[str]],
+    steps: Set[str] = frozenset(STEPS),
+) -> None:
+    """Takes each shard through the steps. One that fails does not stop the others, and raises `Failure` at the end;
+    what every shard would meet stops the run, and is not retried."""
     settings = settings_from_environment()
     try:
-        return Run(embedding.options(settings), settings, context.run_id)
-    except ArxivEmbedError as error:
-        raise Failure(str(error), allow_retries=False) from error
-
-
-def work_through(context: OpExecutionContext, run: Run, shards: Sequence[str], steps: set[str] | None = None) -> None:
-    """Takes each shard through the steps; one that fails does not stop the others, and raises `Failure` at the end."""
-    try:
-        run.start(shards)
-        for shard in shards:
-            try:
-                _work_on(context, run, shard, steps or set(STEPS))
-            except FatalError:
-                raise
-            except Exception as error:  # noqa: BLE001 - recorded, listed, and raised at the end
-                context.log.error(f"{shard}: {run.fail(shard, error)}")
+        with Run(embedding.options(settings), settings, context.run_id) as run:
+            shards = shards_of(run)
+            run.start(shards)
+            for shard in shards:
+                try:
+                    _work_on(context, run, shard, steps)
+                except FatalError:
+                    raise
+                except Exception as error:  # listed, and raised at the end
+                    context.log.error(f"{shard}: {run.fail(shard, error)}", exc_info=error)
     except ArxivEmbedError as error:
         raise Failure(str(error), allow_retries=False) from error
     if run.failed:
@@ -85,7 +84,8 @@ def work_through(context: OpExecutionContext, run: Run, shards: Sequence[str], s
         )
 
 
-def _work_on(context: OpExecutionContext, run: Run, shard: str, steps: set[str]) -> None:
-    for name, step in (("papers", run.read), ("embeddings", run.embed), ("vector_store", run.store)):
+def _work_on(context: OpExecutionContext, run: Run, shard: str, steps: Set[str]) -> None:
+    does: tuple[Callable[[str], Report], ...] = (run.read, run.embed, run.store)
+    for name, step in zip(STEPS, does, strict=True):
         if name in steps:
             context.log_event(materialization(step(shard), run))

@@ -2,9 +2,10 @@
 
 from dagster import OpExecutionContext, define_asset_job, job, op
 
-from arxiv_embed.pipeline.assets import POOL, embedded_metadata, opened_run, work_through
+from arxiv_embed.pipeline.assets import POOL, embed, embedded_metadata
 from arxiv_embed.pipeline.partitions import register_shards
 from arxiv_embed.pipeline.resources import EmbeddingResource
+from arxiv_embed.run import Run
 
 embed_shards = define_asset_job(
     "embed_shards", selection=[embedded_metadata], description="Embeds the chosen shards of the metadata folder."
@@ -14,11 +15,14 @@ embed_shards = define_asset_job(
 @op(pool=POOL)
 def embed_what_remains(context: OpExecutionContext, embedding: EmbeddingResource) -> None:
     """Finds the shards, registers them as partitions, and does what is missing."""
-    with opened_run(context, embedding) as run:
+
+    def pending(run: Run) -> list[str]:
         register_shards(context.instance, [plan.shard.key for plan in run.plan.shards])
-        pending = [plan.shard.key for plan in run.plan.pending]
-        context.log.info(f"{len(pending)} of {len(run.plan.shards)} shards have work to do")
-        work_through(context, run, pending)
+        keys = [plan.shard.key for plan in run.plan.pending]
+        context.log.info(f"{len(keys)} of {len(run.plan.shards)} shards have work to do")
+        return keys
+
+    embed(context, embedding, pending)
 
 
 @job(description="Finds what is new in the metadata folder and embeds it.")

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dagster import AssetMaterialization, MetadataValue, TableRecord
 from dagster._core.definitions.metadata import RawMetadataMapping
 
-from arxiv_embed.embed import Run
 from arxiv_embed.progress import PapersRead, ShardEmbedded, ShardStored
+from arxiv_embed.run import Run
+
+Report = PapersRead | ShardEmbedded | ShardStored
+"""What a step says of its shard."""
 
 REJECTS_SHOWN = 20
 
 
-def materialization(report: PapersRead | ShardEmbedded | ShardStored, run: Run) -> AssetMaterialization:
+def materialization(report: Report, run: Run) -> AssetMaterialization:
     """The event of the asset that a step's report is about."""
     if isinstance(report, PapersRead):
         return _event("papers", report.shard, _of_papers(report, run))

@@ -1,0 +1,106 @@
+"""The assets: each shard's materializations tell what was really done, and one shard's failure is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance
+
+from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.space import space_of
+from arxiv_embed.pipeline.partitions import register_shards
+from arxiv_embed.plan import embeddings_key
+from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed.stores.protocol import open_store
+from arxiv_embed_tests.pipeline.runs import execute, latest_metadata, materialized, options_for
+
+SHARDS = ["first.jsonl", "second.jsonl"]
+ASSETS = ["papers", "embeddings", "vector_store"]
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as instance:
+        register_shards(instance, SHARDS)
+        yield instance
+
+
+@pytest.fixture
+def options(small_folder: Path, tiny_model: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
+    monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
+    return options_for(small_folder, tiny_model, settings)
+
+
+def test_a_range_of_shards_is_embedded_and_told_shard_by_shard(options: RunOptions, instance: DagsterInstance) -> None:
+    assert execute("embed_shards", options, instance, shards=SHARDS).success
+    for asset in ASSETS:
+        assert materialized(instance, asset) == set(SHARDS)
+    papers = latest_metadata(instance, "papers", "second.jsonl")
+    assert (papers["papers"], papers["rejects"]) == (5, 1)
+    assert papers["first rejects"].records[0].data["position"] == "line 6"
+    embeddings = latest_metadata(instance, "embeddings", "second.jsonl")
+    for number in ("tokens", "papers/s", "tokens/s"):
+        assert embeddings[number] > 0
+    assert embeddings["padding ratio"] >= 0
+    with open_store(options.store) as store:
+        [space] = store.spaces()
+        papers_stored, rows = store.count(space.fingerprint)
+    assert papers_stored == 11
+    assert rows == sum(latest_metadata(instance, "vector_store", shard)["rows"] for shard in SHARDS)
+
+
+def test_a_shard_that_fails_leaves_its_neighbours_alone(options: RunOptions, instance: DagsterInstance) -> None:
+    space = space_of(resolve_model(options.model), options.chunker, options.max_tokens)
+    with CheckpointStore(options.checkpoints).hold(embeddings_key("first.jsonl", space)):
+        result = execute("embed_pending", options, instance)
+    assert not result.success
+    assert materialized(instance, "vector_store") == {"second.jsonl"}
+    failure = result.failure_data_for_node("embed_what_remains")
+    assert failure is not None
+    assert "Shard first.jsonl is in use by process" in str(failure.error)
+
+
+def test_what_is_done_is_not_done_again(options: RunOptions, instance: DagsterInstance) -> None:
+    assert execute("embed_shards", options, instance, shards=SHARDS).success
+    assert execute("embed_shards", options, instance, shards=SHARDS).success
+    with open_store(options.store) as store:
+        [space] = store.spaces()
+        assert store.count(space.fingerprint)[0] == 11
+    manifest = CheckpointStore(options.checkpoints).manifest(embeddings_key("first.jsonl", space))
+    assert manifest is not None
+    assert manifest.generation == 1
+
+
+def test_assets_can_be_materialized_one_after_the_other(options: RunOptions, instance: DagsterInstance) -> None:
+    for asset in ASSETS:
+        assert execute("embed_shards", options, instance, shards=SHARDS[:1], assets=[asset]).success
+        assert materialized(instance, asset) == {"first.jsonl"}
+
+
+def test_embeddings_without_papers_fail_and_say_what_to_do(options: RunOptions, instance: DagsterInstance) -> None:
+    result = execute("embed_shards", options, instance, shards=SHARDS[:1], assets=["embeddings"])
+    failure = result.failure_data_for_node("embed_metadata")
+    assert failure is not None
+    assert "Shard 'first.jsonl' has no papers yet: materialize them first." in str(failure.error)
+
+
+def test_the_pending_job_finds_and_registers_shards_itself(options: RunOptions) -> None:
+    with DagsterInstance.ephemeral() as empty:
+        assert execute("embed_pending", options, empty).success
+        assert empty.get_dynamic_partitions("metadata_files") == SHARDS
+        assert materialized(empty, "vector_store") == set(SHARDS)
+
+
+def test_a_folder_that_is_not_there_is_one_sentence_and_no_retry(
+    options: RunOptions, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    result = execute("embed_pending", replace(options, metadata_dir=tmp_path / "nowhere"), instance)
+    failure = result.failure_data_for_node("embed_what_remains")
+    assert failure is not None
+    assert failure.error is not None
+    assert f"There is no metadata folder {tmp_path / 'nowhere'}" in failure.error.message
