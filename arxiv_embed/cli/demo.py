@@ -1,0 +1,51 @@
+"""The command `demo`: a few hundred real abstracts embedded and searched, in a home of their own."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from arxiv_embed.cli import options as ask
+from arxiv_embed.cli.checkout import in_checkout
+from arxiv_embed.cli.run import embed_folder, shown
+from arxiv_embed.cli.search import encoder_of, show, space_in
+from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.settings import settings_from_environment
+from arxiv_embed.stores.protocol import open_store
+from arxiv_embed.stores.search import search
+
+SAMPLE = "examples/metadata"
+QUERIES = ("how cosmic rays are accelerated", "learning from few labelled examples")
+HITS = 3
+
+
+def demo() -> None:
+    """Embed the sample of real arXiv records, search it, and say where to look next.
+
+    Example: arxiv-embed demo
+    """
+    home = settings_from_environment().home / "demo"
+    os.environ["ARXIV_EMBED_HOME"] = str(home)  # the run's own process reads it too
+    os.environ.pop("ARXIV_EMBED_STORE", None)
+    settings = settings_from_environment()
+    console = open_console()
+    options = ask.run_options(settings, metadata_dir=in_checkout(SAMPLE, "demo"))
+    code = embed_folder(options, settings, console)
+    if code:
+        raise typer.Exit(code)
+    with open_store(options.store) as store:
+        space = space_in(store)
+        encoder = encoder_of(space)
+        for query in QUERIES:
+            console.print(f'\narxiv-embed search "{query}" -k {HITS}\n', style="bold")
+            show(search(store, space.fingerprint, encoder, query, HITS), console)
+    say(console, _what_next(shown(home)))
+
+
+def _what_next(home: str) -> str:
+    return f"""Where to look next:
+  ARXIV_EMBED_HOME={home} .venv/bin/arxiv-embed search "your own words"
+  ARXIV_EMBED_HOME={home} .venv/bin/arxiv-embed status
+  ARXIV_EMBED_HOME={home} ARXIV_EMBED_METADATA_DIR={SAMPLE} .venv/bin/dagster dev -w workspace.yaml
+  .venv/bin/arxiv-embed run --metadata-dir YOUR_FOLDER"""

@@ -1,0 +1,84 @@
+"""A launched run: the process that does the work, seen from the command that started it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from arxiv_embed.pipeline.launch import LaunchRequest
+from arxiv_embed.progress import ProgressReader, RunProgress, progress_path
+from arxiv_embed.settings import RunOptions, Settings
+
+LAUNCH_MODULE = "arxiv_embed.pipeline.launch"
+
+
+class LaunchedRun:
+    """A context manager: the run goes on while it is open, and is interrupted when it is left early.
+
+    The process has a group of its own, so that Ctrl-C reaches it once, through `interrupt`.
+    """
+
+    def __init__(self, options: RunOptions, settings: Settings) -> None:
+        self.run_id = str(uuid.uuid4())
+        self._options = options
+        self._record = progress_path(settings, self.run_id)
+        self._reader = ProgressReader(self._record)
+
+    @property
+    def log(self) -> Path:
+        """Everything that the process prints, Dagster's events among it."""
+        return self._record.with_name("log.txt")
+
+    def __enter__(self) -> Self:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", LAUNCH_MODULE],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        assert self._process.stdin is not None
+        self._process.stdin.write(LaunchRequest(self.run_id, self._options).to_line())
+        self._process.stdin.flush()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        if self._process.poll() is None:
+            self.interrupt()
+        self._process.stdin.close()
+        self._process.wait()
+
+    def poll(self) -> RunProgress:
+        """What the run has recorded so far."""
+        return self._reader.poll()
+
+    def ended(self, within: float) -> bool:
+        """Waits so many seconds at most; whether the process has ended."""
+        try:
+            self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    @property
+    def exit_code(self) -> int:
+        """Negative where a signal ended the process."""
+        return self._process.returncode
+
+    def interrupt(self) -> None:
+        """Asks the process to stop; it saves what is finished first."""
+        self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Ends the process at once; what was saved before stands."""
+        self._process.kill()

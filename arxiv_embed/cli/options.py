@@ -1,0 +1,101 @@
+"""Options: what several commands ask alike, and the run's options that they add up to."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arxiv_embed.settings import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_SHARD_PAPERS,
+    ArxivEmbedError,
+    RunOptions,
+    Settings,
+)
+
+MetadataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of arXiv metadata. [default: ARXIV_EMBED_METADATA_DIR]", show_default=False),
+]
+DbName = Annotated[
+    str | None,
+    typer.Option(help="Name of the embedded store. [default: papers, or ARXIV_EMBED_STORE]", show_default=False),
+]
+BatchSize = Annotated[int, typer.Option(min=1, max=4096, help="Papers in a batch at most.")]
+Production = Annotated[
+    bool,
+    typer.Option("--production/--standard", help="Batches by tokens, pulled by free devices; or fixed, round robin."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume/--fresh", help="Do what is missing; or everything anew, old checkpoints as backup.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Hugging Face name or folder. [default: all-MiniLM-L6-v2, or ARXIV_EMBED_MODEL]"),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu:2 (two workers) or cuda:0,cuda:1. [default: auto, or ARXIV_EMBED_DEVICES]"),
+]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+ChunkerSpec = Annotated[str, typer.Option("--chunker", help="sentences:N, fixed:N or whole.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of a paper that are embedded. [default: the model's, at most 512]")
+]
+CheckpointDir = Annotated[
+    Path | None, typer.Option(help="Folder of checkpoints. [default: in the home]", show_default=False)
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Embed so many papers and no more.")]
+ShardPapers = Annotated[int, typer.Option(min=1, help="Papers of a shard at most.")]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def store_url(db_name: str | None, settings: Settings) -> str:
+    """Where the store lies; raises `ArxivEmbedError` for a name that could lead out of the home."""
+    if db_name is None:
+        return settings.store
+    if not _NAME.fullmatch(db_name):
+        raise ArxivEmbedError(f"'{db_name}' is no name for a store: use letters, digits, dots and dashes.")
+    return str(settings.stores / db_name)
+
+
+def run_options(
+    settings: Settings,
+    *,
+    metadata_dir: Path | None,
+    db_name: str | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    production: bool = True,
+    resume: bool = True,
+    model: str | None = None,
+    devices: str | None = None,
+    dtype: str = "auto",
+    chunker: str = "sentences:128",
+    max_tokens: int | None = None,
+    checkpoint_dir: Path | None = None,
+    limit: int | None = None,
+    shard_papers: int = DEFAULT_SHARD_PAPERS,
+) -> RunOptions:
+    """Raises `ArxivEmbedError` where no metadata folder is named."""
+    folder = metadata_dir or settings.metadata_dir
+    if folder is None:
+        raise ArxivEmbedError("No metadata folder is named: give --metadata-dir, or set ARXIV_EMBED_METADATA_DIR.")
+    return RunOptions(
+        metadata_dir=folder.expanduser().absolute(),
+        store=store_url(db_name, settings),
+        checkpoints=checkpoint_dir.expanduser().absolute() if checkpoint_dir else settings.checkpoints,
+        model=model or settings.model,
+        devices=devices or settings.devices,
+        dtype=dtype,
+        chunker=chunker,
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+        production=production,
+        fresh=not resume,
+        limit=limit,
+        shard_papers=shard_papers,
+    )

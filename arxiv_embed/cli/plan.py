@@ -1,0 +1,108 @@
+"""The command `plan`: what a run would do; it reads listings and manifests, and runs nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from arxiv_embed.cli import options as ask
+from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.cli.wording import count, duration, plural, size
+from arxiv_embed.forecast import Forecast, forecast
+from arxiv_embed.plan import RunPlan, plan_run
+from arxiv_embed.settings import DEFAULT_SHARD_PAPERS, settings_from_environment
+
+SHARDS_SHOWN = 20
+
+
+def plan(
+    metadata_dir: ask.MetadataDir = None,
+    db_name: ask.DbName = None,
+    resume: ask.Resume = True,
+    model: ask.Model = None,
+    devices: ask.Devices = None,
+    chunker: ask.ChunkerSpec = "sentences:128",
+    max_tokens: ask.MaxTokens = None,
+    checkpoint_dir: ask.CheckpointDir = None,
+    limit: ask.Limit = None,
+    shard_papers: ask.ShardPapers = DEFAULT_SHARD_PAPERS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a run would do: shards, papers, tokens, memory per device, time. Runs nothing.
+
+    Example: arxiv-embed plan --metadata-dir examples/metadata
+    """
+    settings = settings_from_environment()
+    options = ask.run_options(
+        settings,
+        metadata_dir=metadata_dir,
+        db_name=db_name,
+        resume=resume,
+        model=model,
+        devices=devices,
+        chunker=chunker,
+        max_tokens=max_tokens,
+        checkpoint_dir=checkpoint_dir,
+        limit=limit,
+        shard_papers=shard_papers,
+    )
+    planned = plan_run(options, settings)
+    expected = forecast(planned, options)
+    if as_json:
+        typer.echo(json.dumps(_as_json(planned, expected), indent=1))
+    else:
+        show(planned, expected, open_console())
+
+
+def show(planned: RunPlan, expected: Forecast, console: Console) -> None:
+    """The plan as a person reads it."""
+    pending = planned.pending
+    unchanged = len(planned.shards) - len(pending)
+    if not pending:
+        say(console, f"Nothing to do: {plural(unchanged, 'shard')} unchanged.")
+        return
+    table = Table("shard", "why", "steps", box=None, pad_edge=False, header_style="dim")
+    table.add_column("papers, about", justify="right")
+    for plan in pending[:SHARDS_SHOWN]:
+        table.add_row(plan.shard.key, plan.reason, ", ".join(plan.steps), count(plan.shard.records))
+    console.print(table)
+    if len(pending) > SHARDS_SHOWN:
+        console.print(f"… and {len(pending) - SHARDS_SHOWN} more")
+    console.print()
+    facts = {
+        "shards": f"{len(pending)} to do, {unchanged} unchanged",
+        "papers": f"about {count(expected.papers)} to embed",
+        "tokens": f"about {count(expected.tokens)} ({expected.tokens_basis})",
+        "model": f"{planned.space.model}, {planned.space.dimensions} dimensions, {planned.space.chunker}, "
+        f"{planned.space.max_tokens} tokens at most",
+        "devices": ", ".join(expected.devices),
+        "memory": f"about {size(expected.memory)} a device ({expected.memory_basis})",
+        "time": f"about {duration(expected.seconds)} ({expected.seconds_basis})"
+        if expected.seconds is not None
+        else f"unknown ({expected.seconds_basis})",
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        grid.add_row(name, fact)
+    console.print(grid)
+
+
+def _as_json(planned: RunPlan, expected: Forecast) -> dict[str, Any]:
+    return {
+        "shards": [
+            {"key": plan.shard.key, "reason": plan.reason, "steps": plan.steps, "papers": plan.shard.records}
+            for plan in planned.pending
+        ],
+        "unchanged": len(planned.shards) - len(planned.pending),
+        "papers": expected.papers,
+        "tokens": expected.tokens,
+        "space": planned.space.fingerprint,
+        "model": planned.space.model,
+        "devices": expected.devices,
+        "memory_bytes_per_device": expected.memory,
+        "seconds": expected.seconds,
+    }

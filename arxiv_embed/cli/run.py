@@ -1,0 +1,182 @@
+"""The command `run`: embeds what a metadata folder holds and the store does not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from arxiv_embed.cli import options as ask
+from arxiv_embed.cli.display import display_on
+from arxiv_embed.cli.launched import LaunchedRun
+from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.cli.wording import count, duration, plural
+from arxiv_embed.plan import RunPlan, plan_run
+from arxiv_embed.progress import RunProgress
+from arxiv_embed.settings import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_SHARD_PAPERS,
+    ArxivEmbedError,
+    RunOptions,
+    Settings,
+    settings_from_environment,
+)
+
+LOOK_SECONDS = 0.2
+DONE, SOMETHING_FAILED, INTERRUPTED = 0, 1, 130
+
+
+def run(
+    metadata_dir: ask.MetadataDir = None,
+    db_name: ask.DbName = None,
+    batch_size: ask.BatchSize = DEFAULT_BATCH_SIZE,
+    production: ask.Production = True,
+    resume: ask.Resume = True,
+    model: ask.Model = None,
+    devices: ask.Devices = None,
+    dtype: ask.Dtype = "auto",
+    chunker: ask.ChunkerSpec = "sentences:128",
+    max_tokens: ask.MaxTokens = None,
+    checkpoint_dir: ask.CheckpointDir = None,
+    limit: ask.Limit = None,
+    shard_papers: ask.ShardPapers = DEFAULT_SHARD_PAPERS,
+) -> None:
+    """Embed what a metadata folder holds and the store does not.
+
+    It may be stopped at any time (Ctrl-C): what is finished is saved, and the same command goes on from there.
+
+    Examples:
+
+      arxiv-embed run --metadata-dir examples/metadata
+
+      arxiv-embed run --metadata-dir /data/arxiv --model BAAI/bge-small-en-v1.5 --db-name bge --devices cpu:2
+    """
+    settings = settings_from_environment()
+    options = ask.run_options(
+        settings,
+        metadata_dir=metadata_dir,
+        db_name=db_name,
+        batch_size=batch_size,
+        production=production,
+        resume=resume,
+        model=model,
+        devices=devices,
+        dtype=dtype,
+        chunker=chunker,
+        max_tokens=max_tokens,
+        checkpoint_dir=checkpoint_dir,
+        limit=limit,
+        shard_papers=shard_papers,
+    )
+    raise typer.Exit(embed_folder(options, settings, open_console()))
+
+
+def embed_folder(options: RunOptions, settings: Settings, console: Console) -> int:
+    """Plans, launches, shows and sums up a run; returns the exit code. Raises `ArxivEmbedError` where it cannot
+    begin."""
+    plan = plan_run(options, settings)
+    if not plan.pending:
+        say(console, f"Nothing to do: {_all_unchanged(plan)}; {options.store} holds them.")
+        return DONE
+    say(console, _intention(plan, options))
+    with LaunchedRun(options, settings) as launched:
+        interrupted = _follow(launched, console)
+    progress = launched.poll()
+    if interrupted:
+        say(console, f"Interrupted, with everything saved ({_done(progress)}): run the same command to go on.")
+        return INTERRUPTED
+    if launched.exit_code < 0:
+        return _killed(launched, progress, settings)
+    if not progress.started or progress.error:
+        return _stopped(launched, progress)
+    say(console, summary(progress))
+    return SOMETHING_FAILED if progress.failed else DONE
+
+
+def _follow(launched: LaunchedRun, console: Console) -> bool:
+    """Shows the run until it has ended; returns whether it was interrupted."""
+    interrupted = False
+    with display_on(console) as display:
+        while True:
+            try:
+                if launched.ended(within=LOOK_SECONDS):
+                    display.show(launched.poll())
+                    return interrupted
+                display.show(launched.poll())
+            except KeyboardInterrupt:
+                if interrupted:
+                    launched.kill()
+                else:
+                    interrupted = True
+                    display.say("Stopping: what is finished is being saved …")
+                    launched.interrupt()
+
+
+def _all_unchanged(plan: RunPlan) -> str:
+    return f"{plural(len(plan.shards), 'shard')} unchanged"
+
+
+def _intention(plan: RunPlan, options: RunOptions) -> str:
+    unchanged = len(plan.shards) - len(plan.pending)
+    rest = f", {unchanged} unchanged" if unchanged else ""
+    return f"{shown(options.metadata_dir)}: {plural(len(plan.pending), 'shard')} to do{rest} → {shown(options.store)}"
+
+
+def shown(path: Path | str) -> str:
+    """A path below the working folder without that."""
+    path = Path(path)
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _done(progress: RunProgress) -> str:
+    return f"{count(progress.papers_done)} of {plural(progress.papers, 'paper')}"
+
+
+def summary(progress: RunProgress) -> str:
+    """What a run that came to its end has done."""
+    embedded = sum(device.papers for device in progress.devices.values())
+    tokens = progress.tokens
+    seconds = progress.embedding_seconds
+    speed = f": {embedded / seconds:.1f} papers/s, {count(tokens / seconds)} tokens/s" if embedded and seconds else ""
+    lines = [f"{plural(embedded, 'paper')} embedded in {duration(seconds)}{speed}"]
+    if progress.papers_reused:
+        lines.append(f"{plural(progress.papers_reused, 'paper')} reused, their text being unchanged")
+    lines.append(f"{plural(progress.rows, 'row')} of {plural(progress.shards_done, 'shard')} stored")
+    if progress.duplicates:
+        lines.append(f"{plural(progress.duplicates, 'older record')} of papers that occur twice left out")
+    if progress.withdrawn:
+        lines.append(f"{plural(progress.withdrawn, 'paper')} marked withdrawn")
+    if progress.rejects:
+        lines.append(f"{plural(progress.rejects, 'record')} rejected: see `arxiv-embed status --rejects`")
+    if progress.cut_papers:
+        cut = f"{plural(progress.cut_papers, 'paper')} longer than the token limit"
+        lines.append(f"{cut}: {plural(progress.cut_tokens, 'token')} not embedded")
+    for shard, error in progress.failed.items():
+        lines.append(f"failed: {shard}: {error}")
+    return "\n".join(lines)
+
+
+def _stopped(launched: LaunchedRun, progress: RunProgress) -> int:
+    """A run that could not go on: bad input where nothing was done yet."""
+    if progress.error and not progress.papers_done:
+        raise ArxivEmbedError(progress.error)
+    why = progress.error or f"The run ended before it began: see {launched.log}."
+    print(f"Error: {why}", file=sys.stderr)
+    return SOMETHING_FAILED
+
+
+def _killed(launched: LaunchedRun, progress: RunProgress, settings: Settings) -> int:
+    from arxiv_embed.pipeline.instance import open_instance
+    from arxiv_embed.pipeline.launch import report_killed_runs
+
+    with open_instance(settings) as instance:
+        report_killed_runs(instance, settings)
+    print(
+        f"Error: The run's process was killed by signal {-launched.exit_code} after {_done(progress)}; what was "
+        "finished is saved: run the same command to go on.",
+        file=sys.stderr,
+    )
+    return SOMETHING_FAILED

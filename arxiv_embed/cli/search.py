@@ -1,0 +1,128 @@
+"""The command `search`: papers by meaning and words, or the neighbours of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import date
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from arxiv_embed.cli import options as ask
+from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.encoding.space import Space
+from arxiv_embed.metadata.ids import canonical_id
+from arxiv_embed.metadata.paper import NotAPaper
+from arxiv_embed.settings import ArxivEmbedError, settings_from_environment
+from arxiv_embed.stores import search as searching
+from arxiv_embed.stores.protocol import Filters, StoreError, VectorStore, open_store
+from arxiv_embed.stores.search import Hit, QueryEncoder
+
+CONTEXT = 160
+"""Characters shown on either side of the matching chunk."""
+
+OPENING, CLOSING = "»", "«"
+
+
+def search(
+    query: Annotated[str | None, typer.Argument(help="What to look for, in words.", show_default=False)] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many papers.")] = 10,
+    like: Annotated[str | None, typer.Option(help="Find the neighbours of this paper instead.")] = None,
+    category: Annotated[str | None, typer.Option(help="A category (cs.LG) or a whole archive (cs).")] = None,
+    since: Annotated[str | None, typer.Option(help="Published on this day or later, YYYY-MM-DD.")] = None,
+    db_name: ask.DbName = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find papers by meaning and by words, the two rankings fused; or those nearest to one.
+
+    Examples:
+
+      arxiv-embed search "graph sparsity and rigidity" -k 5 --category math
+
+      arxiv-embed search --like 0704.0002
+    """
+    if (query is None) == (like is None):
+        raise ArxivEmbedError("Give a query or --like with a paper's id, one of the two.")
+    filters = Filters(category=category, since=_day(since) if since else None)
+    settings = settings_from_environment()
+    with open_store(ask.store_url(db_name, settings)) as store:
+        space = space_in(store)
+        if like is not None:
+            hits = searching.neighbours(store, space.fingerprint, _paper_id(like), k, filters)
+        else:
+            hits = searching.search(store, space.fingerprint, encoder_of(space), query or "", k, filters)
+    if as_json:
+        typer.echo(json.dumps([hit.to_json() for hit in hits], indent=1, ensure_ascii=False))
+    else:
+        show(hits, open_console())
+
+
+def space_in(store: VectorStore) -> Space:
+    """The space last written into the store; raises `StoreError` for an empty one."""
+    spaces = store.spaces()
+    if not spaces:
+        raise StoreError(f"The store {store.url} is empty: fill it with `arxiv-embed run --metadata-dir DIR`.")
+    return spaces[0]
+
+
+def encoder_of(space: Space) -> QueryEncoder:
+    """The model that a space was made with, loaded here; raises `ArxivEmbedError` where it is another one now."""
+    from arxiv_embed.encoding.encoder import TextEncoder
+    from arxiv_embed.encoding.model import resolve_model
+
+    files = resolve_model(space.model)
+    if files.revision != space.revision:
+        raise ArxivEmbedError(
+            f"The store was made with revision {space.revision[:12]} of model '{space.model}', and {files.folder} "
+            f"holds {files.revision[:12]}: bring the old one back, or run again into another --db-name."
+        )
+    return TextEncoder(files, space)
+
+
+def show(hits: Sequence[Hit], console: Console) -> None:
+    """The hits as a person reads them, the matching chunk marked in its paper."""
+    if not hits:
+        say(console, "No paper was found: try other words or fewer filters.")
+    for number, hit in enumerate(hits, 1):
+        paper = hit.paper
+        withdrawn = " (withdrawn)" if paper.withdrawn else ""
+        console.print(Text.assemble(f"{number:>2}. ", (paper.title, "bold"), (withdrawn, "red")))
+        facts = [paper.paper_id, paper.published or paper.updated, " ".join(paper.categories), _explained(hit)]
+        console.print(Padding(Text(" · ".join(fact for fact in facts if fact), style="dim"), (0, 4)))
+        console.print(Padding(excerpt(hit, marks=not console.is_terminal), (0, 4)))
+        console.print()
+
+
+def excerpt(hit: Hit, *, marks: bool) -> Text:
+    """The matching chunk with a little of its paper around it; with `marks` it stands between » and «."""
+    before, after = hit.text[: hit.start], hit.text[hit.end :]
+    head = f"… {before[-CONTEXT:].lstrip()}" if len(before) > CONTEXT else before
+    tail = f"{after[:CONTEXT].rstrip()} …" if len(after) > CONTEXT else after
+    chunk = f"{OPENING}{hit.matching_chunk}{CLOSING}" if marks else hit.matching_chunk
+    parts = [(head, ""), (chunk, "" if marks else "bold green"), (tail, "")]
+    return Text.assemble(*((part.replace("\n\n", " — "), style) for part, style in parts))
+
+
+def _explained(hit: Hit) -> str:
+    ranks = [("meaning", hit.vector_rank), ("words", hit.text_rank)]
+    named = [f"{name} #{rank}" for name, rank in ranks if rank is not None]
+    similarity = [f"cosine {hit.similarity:.3f}"] if hit.similarity is not None else []
+    return ", ".join(named + similarity)
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ArxivEmbedError(f"--since '{text}' is no day: write it as 2024-01-31.") from None
+
+
+def _paper_id(text: str) -> str:
+    try:
+        return canonical_id(text)[0]
+    except NotAPaper:
+        raise ArxivEmbedError(f"--like '{text}' is no arXiv id: write it as 2401.01234 or hep-th/9901001.") from None

@@ -1,0 +1,187 @@
+"""The command `status`: what the last run did, and what checkpoints and store hold."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from arxiv_embed.checkpoint.manifest import Manifest
+from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.cli import options as ask
+from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.cli.wording import count, duration, plural
+from arxiv_embed.encoding.space import Space
+from arxiv_embed.progress import ProgressReader, RunProgress, is_being_written
+from arxiv_embed.settings import Settings, settings_from_environment
+from arxiv_embed.stores.protocol import StoreError, open_store
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the store has of a space."""
+
+    space: Space
+    shards: int
+    papers: int
+    rows: int
+
+
+def status(
+    db_name: ask.DbName = None,
+    checkpoint_dir: ask.CheckpointDir = None,
+    rejects: Annotated[bool, typer.Option("--rejects", help="List what is no paper, and why.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what the last run did, and what checkpoints and store hold.
+
+    Example: arxiv-embed status --rejects
+    """
+    settings = settings_from_environment()
+    checkpoints = CheckpointStore(checkpoint_dir.expanduser().absolute() if checkpoint_dir else settings.checkpoints)
+    url = ask.store_url(db_name, settings)
+    last = last_run(settings)
+    read = read_shards(checkpoints)
+    held = held_by_store(url)
+    rejected = rejected_records(checkpoints, read) if rejects else None
+    if as_json:
+        typer.echo(json.dumps(_as_json(settings, url, last, read, held, rejected), indent=1, ensure_ascii=False))
+        return
+    console = open_console()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("home", str(settings.home))
+    grid.add_row("read", _read_so_far(read))
+    grid.add_row("store", url if held else f"{url}: nothing yet, fill it with `arxiv-embed run --metadata-dir DIR`")
+    for space in held:
+        grid.add_row("", _described(space))
+    grid.add_row("last run", _outcome(last) if last else "none yet")
+    console.print(grid)
+    for shard, error in last.failed.items() if last else ():
+        say(console, f"failed: {shard}: {error}")
+    for record in rejected or ():
+        place = f"{record['file']}, {record['position']}"
+        say(console, f"{place}: {record['reason']}: {record['excerpt']}")
+
+
+def last_run(settings: Settings) -> RunProgress | None:
+    """The run that was begun last, its state "killed" where its process is gone without a word."""
+    begun = sorted(settings.runs.glob("*/progress.jsonl"), key=_begun)
+    if not begun:
+        return None
+    record = begun[-1]
+    progress = ProgressReader(record).poll()
+    if progress.state in ("starting", "running") and not is_being_written(record):
+        progress.state = "killed"
+    return progress
+
+
+def _begun(record: Path) -> float:
+    with record.open() as file:
+        first = file.readline()
+    return float(json.loads(first)["time"]) if first.endswith("\n") else 0.0
+
+
+def read_shards(checkpoints: CheckpointStore) -> list[Manifest]:
+    """The manifests of every shard that was read."""
+    keys = checkpoints.keys()
+    manifests = (checkpoints.manifest(key) for key in keys if key.asset == "papers")
+    return [manifest for manifest in manifests if manifest is not None]
+
+
+def held_by_store(url: str) -> list[Held]:
+    """What the store has, space by space, the last begun first; nothing where there is no store."""
+    try:
+        store = open_store(url)
+    except StoreError:
+        return []
+    with store:
+        return [
+            Held(space, len(store.shards(space.fingerprint)), *store.count(space.fingerprint))
+            for space in store.spaces()
+        ]
+
+
+def rejected_records(checkpoints: CheckpointStore, read: Sequence[Manifest]) -> list[dict[str, str]]:
+    """Every reject: file, position, reason, excerpt."""
+    records: list[dict[str, str]] = []
+    for manifest in read:
+        loaded = checkpoints.load(manifest.key) if manifest.counts["rejects"] else None
+        if loaded is not None:
+            records.extend(loaded.tables["rejects"].to_pylist())
+    return records
+
+
+def _total(read: Sequence[Manifest]) -> Counter[str]:
+    total = Counter(shards=len(read))
+    for manifest in read:
+        total.update(manifest.counts)
+    return total
+
+
+def _read_so_far(read: Sequence[Manifest]) -> str:
+    total = _total(read)
+    rejects = f", {plural(total['rejects'], 'record')} rejected" if total["rejects"] else ""
+    return f"{plural(total['papers'], 'paper')} of {plural(total['shards'], 'shard')}{rejects}"
+
+
+def _described(held: Held) -> str:
+    space = held.space
+    return (
+        f"{plural(held.papers, 'paper')}, {plural(held.rows, 'row')} of {plural(held.shards, 'shard')}: {space.model}, "
+        f"{space.dimensions} dimensions, {space.chunker}, {space.max_tokens} tokens (space {space.fingerprint})"
+    )
+
+
+def _outcome(run: RunProgress) -> str:
+    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started or run.updated))
+    took = duration(run.updated - run.started) if run.started else "0 s"
+    done = f"{count(run.papers_done)} of {plural(run.papers, 'paper')}"
+    shards = f"{run.shards_done} of {plural(run.shards, 'shard')}"
+    why = f" ({run.error})" if run.error else ""
+    return f"{run.state}{why}: begun {began}, {took}, {done}, {shards}"
+
+
+def _as_json(
+    settings: Settings,
+    url: str,
+    last: RunProgress | None,
+    read: Sequence[Manifest],
+    held: list[Held],
+    rejected: list[dict[str, str]] | None,
+) -> dict[str, Any]:
+    run = last and {
+        "run_id": last.run_id,
+        "state": last.state,
+        "error": last.error,
+        "started": last.started,
+        "updated": last.updated,
+        "shards": last.shards,
+        "shards_done": last.shards_done,
+        "papers": last.papers,
+        "papers_done": last.papers_done,
+        "failed": last.failed,
+    }
+    return {
+        "home": str(settings.home),
+        "store": url,
+        "read": dict(_total(read)),
+        "spaces": [
+            {
+                "space": h.space.fingerprint,
+                "model": h.space.model,
+                "shards": h.shards,
+                "papers": h.papers,
+                "rows": h.rows,
+            }
+            for h in held
+        ],
+        "last_run": run,
+        **({"rejects": rejected} if rejected is not None else {}),
+    }

@@ -1,0 +1,125 @@
+"""The display: what a run's record looks like to the person who waits for it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from arxiv_embed.cli.display import PlainDisplay, block, display_on
+from arxiv_embed.cli.run import summary
+from arxiv_embed.cli.terminal import PIPED_WIDTH, open_console
+from arxiv_embed.cli.wording import count, duration, plural, size
+from arxiv_embed.progress import RunProgress
+
+STARTED: dict[str, Any] = {
+    "time": 1000.0,
+    "event": "run_started",
+    "run_id": "r",
+    "metadata_dir": "/data",
+    "shards": ["[a].jsonl", "b.jsonl"],
+    "papers": 30,
+    "unchanged": 0,
+    "model": "m",
+    "space": "s",
+    "devices": ["cpu:0"],
+    "store": "/store",
+}
+
+
+def progress_of(*events: dict[str, Any]) -> RunProgress:
+    progress = RunProgress()
+    for event in events:
+        progress.apply(event)
+    return progress
+
+
+def halfway() -> RunProgress:
+    return progress_of(
+        STARTED,
+        {"time": 1001.0, "event": "shard_started", "shard": "[a].jsonl", "records": 20},
+        {
+            "time": 1001.0,
+            "event": "papers_read",
+            "shard": "[a].jsonl",
+            "papers": 20,
+            "rejects": 3,
+            "duplicates": 0,
+            "withdrawn": 0,
+            "seconds": 0.1,
+        },
+        {"time": 1002.0, "event": "pool_ready", "dtype": "float32", "seconds": 1.0},
+        {
+            "time": 1007.0,
+            "event": "batch",
+            "shard": "[a].jsonl",
+            "device": "cpu:0",
+            "papers": 15,
+            "tokens": 3000,
+            "padded_tokens": 3100,
+            "seconds": 5.0,
+            "peak_memory": 1000,
+        },
+    )
+
+
+def rendered(progress: RunProgress, now: float) -> str:
+    console = Console(file=io.StringIO(), width=80, highlight=False, markup=False)
+    console.print(block(progress, now))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_block_shows_shards_papers_rates_time_left_and_rejects() -> None:
+    shown = rendered(halfway(), 1007.0)
+    for part in ("0 of 2", "[a].jsonl", "15 of 30", "3.0 papers/s", "600 tokens/s", "5.0 s left"):
+        assert part in shown
+    rejects = next(line for line in shown.splitlines() if line.startswith("rejects"))
+    assert rejects.split()[1] == "3"
+
+
+def test_the_block_shows_what_failed() -> None:
+    progress = halfway()
+    progress.apply({"time": 1008.0, "event": "shard_failed", "shard": "[a].jsonl", "error": "It broke."})
+    assert "failed: [a].jsonl: It broke." in rendered(progress, 1008.0)
+
+
+def test_plain_lines_come_with_changes_and_else_seldom() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    now = [1000.0]
+    display = PlainDisplay(console, clock=lambda: now[0])
+    progress = halfway()
+    for _ in range(5):
+        now[0] += 1
+        display.show(progress)
+    assert isinstance(console.file, io.StringIO)
+    assert len(console.file.getvalue().splitlines()) == 1
+    now[0] += 10
+    display.show(progress)
+    assert console.file.getvalue().splitlines()[1].startswith("0 of 2 shards, 15 of 30 papers, ")
+
+
+def test_a_pipe_gets_plain_lines_of_a_fixed_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    console = open_console()
+    assert console.width == PIPED_WIDTH
+    assert isinstance(display_on(console), PlainDisplay)
+
+
+def test_the_summary_leaves_out_what_did_not_happen() -> None:
+    lines = summary(progress_of(STARTED)).splitlines()
+    assert lines == ["0 papers embedded in 0.0 s", "0 rows of 0 shards stored"]
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert count(12345.6) == "12,346"
+    assert (plural(1, "shard"), plural(0, "shard")) == ("1 shard", "0 shards")
+    assert [duration(seconds) for seconds in (4.25, 59.6, 200, 7500)] == [
+        "4.2 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "2 h 05 min",
+    ]
+    assert [size(bytes_) for bytes_ in (12, 1500, 640_000, 1_200_000_000)] == ["12 bytes", "1.5 kB", "640 kB", "1.2 GB"]

@@ -1,0 +1,108 @@
+"""Errors: whatever a user gets wrong is answered by one sentence and exit code 2, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from arxiv_embed.cli.app import app, main
+from arxiv_embed_tests.cli.commands import arxiv_embed
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command in this process, in a home of the test's own; returns the sentence that it is refused with."""
+    monkeypatch.setenv("ARXIV_EMBED_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: str | Path) -> str:
+        monkeypatch.setattr("sys.argv", ["arxiv-embed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("Error: ")
+        assert line.endswith(".")
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--model", "./no-such-folder"), "There is no model folder ./no-such-folder"),
+        (("--model", "nobody/no-such-model"), "Model 'nobody/no-such-model' could not be had"),
+        (("--chunker", "words:3"), "Unknown chunker 'words:3'"),
+        (("--devices", "gpu:1"), "Unknown --devices 'gpu:1'"),
+        (("--dtype", "int3"), "Unknown --dtype 'int3'"),
+        (("--max-tokens", "100000"), "--max-tokens 100000 does not fit"),
+        (("--db-name", "../elsewhere"), "'../elsewhere' is no name for a store"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(
+    refused: Refused, small_folder: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in refused("run", "--metadata-dir", small_folder, *arguments)
+
+
+def test_a_folder_that_is_missing_or_holds_nothing_usable_is_refused(refused: Refused, tmp_path: Path) -> None:
+    assert "There is no metadata folder" in refused("run", "--metadata-dir", tmp_path / "nowhere")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "is empty" in refused("run", "--metadata-dir", folder)
+    (folder / "notes.txt").write_text("nothing of arXiv's")
+    assert "holds arXiv metadata" in refused("run", "--metadata-dir", folder)
+    assert "No metadata folder is named" in refused("run")
+
+
+def test_a_store_of_another_space_is_refused(
+    refused: Refused, tmp_path: Path, small_folder: Path, tiny_model: Path
+) -> None:
+    home = tmp_path / "home"
+    base = ("run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
+    assert arxiv_embed(home, *base).returncode == 0
+    assert "vectors of another space" in refused(*base, "--chunker", "fixed:32")
+
+
+def test_a_model_that_does_not_load_is_one_sentence(
+    refused: Refused, tmp_path: Path, small_folder: Path, tiny_model: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny_model.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "model.safetensors").write_bytes(b"these are no weights")
+    said = refused("run", "--metadata-dir", small_folder, "--model", broken, "--devices", "cpu:1")
+    assert "could not start" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("words",), "There is no store at"),
+        ((), "Give a query or --like"),
+        (("words", "--like", "0704.0001"), "Give a query or --like"),
+        (("words", "--since", "yesterday"), "--since 'yesterday' is no day"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(refused: Refused, arguments: tuple[str, ...], said: str) -> None:
+    assert said in refused("search", *arguments)
+
+
+def test_a_bench_that_is_not_there_is_refused(refused: Refused) -> None:
+    assert "There is no bench 'nothing'" in refused("bench", "nothing")
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "status", "search", "demo", "bench"])
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    usage, explanation = result.output.split("\n", 2)[1:]
+    assert "Usage" in usage
+    assert f"arxiv-embed {command}" in explanation

@@ -1,0 +1,150 @@
+"""`arxiv-embed run`: from a folder to a store, seen by Dagster, and done once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, DagsterRunStatus
+
+from arxiv_embed.pipeline.instance import open_instance
+from arxiv_embed.settings import settings_from_environment
+from arxiv_embed_tests.cli.commands import arxiv_embed
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, examples: Path) -> tuple[Path, str]:
+    """A home in which the sample was embedded, and what the command printed; the tiny model's vectors mean nothing."""
+    home = tmp_path_factory.mktemp("home")
+    result = arxiv_embed(home, "run", "--metadata-dir", examples, "--model", tiny_model, "--devices", "cpu:1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return home, result.stdout
+
+
+def test_a_run_sums_up_what_it_did(done: tuple[Path, str]) -> None:
+    _, printed = done
+    assert "4 shards to do" in printed
+    assert "300 papers embedded in" in printed
+    assert "of 4 shards stored" in printed
+    assert "2 papers marked withdrawn" in printed
+
+
+def test_the_same_run_again_has_nothing_to_do(done: tuple[Path, str], tiny_model: Path, examples: Path) -> None:
+    home, _ = done
+    again = arxiv_embed(home, "run", "--metadata-dir", examples, "--model", tiny_model)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.startswith("Nothing to do: 4 shards unchanged")
+
+
+def test_dagster_knows_what_the_command_did(done: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    home, _ = done
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("ARXIV_EMBED_HOME", str(home))
+    with open_instance(settings_from_environment()) as instance:
+        [run] = instance.get_runs()
+        assert (run.job_name, run.status) == ("embed_pending", DagsterRunStatus.SUCCESS)
+        shards = {"atom-2026.xml", "cs-2016.jsonl.gz", "kaggle-2007.jsonl", "month:1602"}
+        for asset in ("papers", "embeddings", "vector_store"):
+            assert instance.get_materialized_partitions(AssetKey(asset)) == shards
+
+
+def test_status_tells_the_last_run_and_what_is_held(done: tuple[Path, str], tiny_model: Path) -> None:
+    home, _ = done
+    printed = arxiv_embed(home, "status").stdout
+    assert "300 papers of 4 shards" in printed
+    assert "done: begun" in printed
+    told = json.loads(arxiv_embed(home, "status", "--json").stdout)
+    assert told["read"]["papers"] == 300
+    assert told["spaces"][0]["papers"] == 300
+    assert told["spaces"][0]["model"] == str(tiny_model)
+    assert told["last_run"]["state"] == "done"
+
+
+def test_a_search_finds_and_marks_the_matching_chunk(done: tuple[Path, str]) -> None:
+    home, _ = done
+    result = arxiv_embed(home, "search", "sparsity-certifying graph decompositions", "-k", "50")
+    assert result.returncode == 0, result.stderr
+    facts, paper = result.stdout.partition(". Sparsity-certifying Graph Decompositions\n")[2].splitlines()[:2]
+    assert facts.strip().startswith("0704.0002 · ")
+    assert "words #1" in facts
+    assert "»" in paper
+
+
+def test_a_search_can_be_narrowed_and_read_by_programs(done: tuple[Path, str]) -> None:
+    home, _ = done
+    result = arxiv_embed(home, "search", "graph", "-k", "5", "--category", "cs", "--since", "2015-06-01", "--json")
+    hits = json.loads(result.stdout)
+    assert 0 < len(hits) <= 5
+    for hit in hits:
+        assert any(category.split(".")[0] == "cs" for category in hit["categories"])
+        assert (hit["published"] or hit["updated"]) >= "2015-06-01"
+        assert (
+            hit["chunk"]["text"] == f"{hit['title']}\n\n{hit['abstract']}"[hit["chunk"]["start"] : hit["chunk"]["end"]]
+        )
+
+
+def test_neighbours_of_a_paper_leave_itself_out(done: tuple[Path, str]) -> None:
+    home, _ = done
+    hits = json.loads(arxiv_embed(home, "search", "--like", "arXiv:0704.0002v1", "-k", "4", "--json").stdout)
+    assert len(hits) == 4
+    assert "0704.0002" not in {hit["paper_id"] for hit in hits}
+
+
+def test_a_plan_of_a_changed_folder_names_what_is_new(
+    done: tuple[Path, str], tiny_model: Path, small_folder: Path
+) -> None:
+    home, _ = done
+    shown = arxiv_embed(home, "plan", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
+    assert shown.returncode == 0, shown.stderr
+    assert "first.jsonl" in shown.stdout
+    assert "2 to do, 0 unchanged" in shown.stdout
+    told = json.loads(arxiv_embed(home, "plan", "--metadata-dir", small_folder, "--model", tiny_model, "--json").stdout)
+    assert [shard["key"] for shard in told["shards"]] == ["first.jsonl", "second.jsonl"]
+    assert told["tokens"] > 0
+    assert told["memory_bytes_per_device"] > 0
+
+
+def test_a_plan_rests_on_what_was_measured(done: tuple[Path, str], tiny_model: Path, examples: Path) -> None:
+    home, _ = done
+    told = json.loads(
+        arxiv_embed(
+            home, "plan", "--metadata-dir", examples, "--model", tiny_model, "--devices", "cpu:1", "--fresh", "--json"
+        ).stdout
+    )
+    assert len(told["shards"]) == 4
+    assert told["seconds"] > 0
+    assert told["memory_bytes_per_device"] > 50_000_000
+
+
+def test_rejects_are_listed_with_place_and_reason(tmp_path: Path, small_folder: Path, tiny_model: Path) -> None:
+    home = tmp_path / "home"
+    result = arxiv_embed(home, "run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
+    assert result.returncode == 0, result.stderr
+    assert "1 record rejected: see `arxiv-embed status --rejects`" in result.stdout
+    listed = arxiv_embed(home, "status", "--rejects").stdout
+    assert "second.jsonl, line 6: truncated JSON" in listed
+
+
+def test_a_fresh_run_does_everything_again(tmp_path: Path, small_folder: Path, tiny_model: Path) -> None:
+    home = tmp_path / "home"
+    base = ("run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
+    assert arxiv_embed(home, *base).returncode == 0
+    again = arxiv_embed(home, *base, "--fresh")
+    assert "11 papers embedded" in again.stdout
+    assert arxiv_embed(home, *base).stdout.startswith("Nothing to do")
+
+
+def test_standard_mode_embeds_the_same_papers(tmp_path: Path, small_folder: Path, tiny_model: Path) -> None:
+    result = arxiv_embed(
+        tmp_path / "home",
+        "run",
+        "--metadata-dir",
+        small_folder,
+        "--model",
+        tiny_model,
+        "--devices",
+        "cpu:2",
+        "--standard",
+    )
+    assert "11 papers embedded" in result.stdout
