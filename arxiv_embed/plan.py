@@ -145,7 +145,8 @@ def _held_by_store(url: str, space: Space) -> Mapping[str, str]:
 
 
 def _described(space: Space) -> str:
-    return f"{space.model} {space.revision[:8]}, {space.chunker}, {space.max_tokens} tokens"
+    model = f"{space.model} {space.revision[:8]}"
+    return f"{model}, {space.chunker}, {space.max_tokens} tokens, paper vectors from {space.paper_tokens}"
 
 
 def _refuse_other_folder(papers: Manifest, shard: Shard) -> None:

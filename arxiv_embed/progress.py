@@ -98,7 +98,8 @@ class SegmentSaved(Event):
 class ShardEmbedded(Event):
     """`resumed` papers had vectors of their very text already and took no time of a device; `tokens` counts all
     papers', `embedded_tokens` those done in `seconds`, `padded_tokens` what was computed for them. `cut_tokens` lay
-    beyond the token limit, in `cut_papers` papers."""
+    beyond the token limit, in `cut_papers` papers; `long_papers` have their own vector from their first tokens only
+    (`Space.paper_tokens`)."""
 
     name = "shard_embedded"
     shard: str
@@ -108,6 +109,7 @@ class ShardEmbedded(Event):
     tokens: int
     embedded_tokens: int
     padded_tokens: int
+    long_papers: int
     cut_papers: int
     cut_tokens: int
     seconds: float
@@ -230,6 +232,7 @@ class RunProgress:
     rejects: int = 0
     duplicates: int = 0
     withdrawn: int = 0
+    long_papers: int = 0
     cut_papers: int = 0
     cut_tokens: int = 0
     rows: int = 0
@@ -298,6 +301,7 @@ class RunProgress:
         self.papers_reused += line["papers"] - embedded
         if embedded:
             self.embedding_seconds += line["seconds"]
+        self.long_papers += line["long_papers"]
         self.cut_papers += line["cut_papers"]
         self.cut_tokens += line["cut_tokens"]
 

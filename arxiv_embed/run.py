@@ -246,6 +246,7 @@ class Run:
                 "tokens": int(whole["tokens"].to_numpy().sum()),
                 "embedded_tokens": embedded_tokens,
                 "padded_tokens": computed,
+                "long_papers": int(np.count_nonzero(whole["tokens"].to_numpy() > self.space.paper_tokens)),
                 "cut_papers": int(np.count_nonzero(cut)),
                 "cut_tokens": int(cut.sum()),
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 
@@ -42,4 +43,5 @@ def save_tiny_bert(folder: Path, *, positions: int = 512) -> Path:
     )
     torch.manual_seed(0)
     BertModel(config).save_pretrained(folder)
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": positions // 2}))
     return folder

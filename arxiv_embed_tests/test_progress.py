@@ -57,6 +57,7 @@ def embedded(shard: str, papers: int, resumed: int = 0) -> ShardEmbedded:
         tokens=10 * papers,
         embedded_tokens=10 * (papers - resumed),
         padded_tokens=11 * (papers - resumed),
+        long_papers=3,
         cut_papers=1,
         cut_tokens=7,
         seconds=2.0,
@@ -100,7 +101,7 @@ def test_a_runs_events_add_up_to_its_state(tmp_path: Path) -> None:
     assert progress.papers_done == 95
     assert progress.papers_reused == 20
     assert (progress.rejects, progress.duplicates, progress.withdrawn, progress.rows) == (3, 2, 1, 150)
-    assert (progress.cut_papers, progress.cut_tokens) == (1, 7)
+    assert (progress.long_papers, progress.cut_papers, progress.cut_tokens) == (3, 1, 7)
     assert progress.failed == {"b": "cpu:0 ended"}
     assert progress.tokens == 500
     assert progress.devices["cpu:1"].papers == 10

@@ -22,3 +22,21 @@ class Metric:
         if self.target is None:
             return None
         return self.value >= self.target if self.bound == "at least" else self.value <= self.target
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """Measured value, unit, target and verdict, as a table shows them."""
+        if self.target is None:
+            return _figure(self.value), self.unit, "", ""
+        sign = "≥" if self.bound == "at least" else "≤"
+        return _figure(self.value), self.unit, f"{sign} {_figure(self.target)}", "met" if self.ok else "missed"
+
+    def to_json(self) -> dict[str, object]:
+        return {"name": self.name, "value": self.value, "unit": self.unit, "target": self.target, "ok": self.ok}
+
+
+def _figure(value: float) -> str:
+    """Five digits, but below one six places: cosines are told apart there."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.5g}" if abs(value) >= 1 else f"{value:.6f}".rstrip("0").rstrip(".")

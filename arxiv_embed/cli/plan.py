@@ -78,7 +78,7 @@ def show(planned: RunPlan, expected: Forecast, console: Console) -> None:
         "papers": f"about {count(expected.papers)} to embed",
         "tokens": f"about {count(expected.tokens)} ({expected.tokens_basis})",
         "model": f"{planned.space.model}, {planned.space.dimensions} dimensions, {planned.space.chunker}, "
-        f"{planned.space.max_tokens} tokens at most",
+        f"{planned.space.max_tokens} tokens at most, paper vectors from the first {planned.space.paper_tokens}",
         "devices": ", ".join(expected.devices),
         "memory": f"about {size(expected.memory)} a device ({expected.memory_basis})",
         "time": f"about {duration(expected.seconds)} ({expected.seconds_basis})"

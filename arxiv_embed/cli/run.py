@@ -151,6 +151,9 @@ def summary(progress: RunProgress) -> str:
         lines.append(f"{plural(progress.withdrawn, 'paper')} marked withdrawn")
     if progress.rejects:
         lines.append(f"{plural(progress.rejects, 'record')} rejected: see `arxiv-embed status --rejects`")
+    if progress.long_papers:
+        long = f"{plural(progress.long_papers, 'long paper')}: the paper's own vector is pooled from its beginning"
+        lines.append(f"{long}, its chunks cover the rest")
     if progress.cut_papers:
         cut = f"{plural(progress.cut_papers, 'paper')} longer than the token limit"
         lines.append(f"{cut}: {plural(progress.cut_tokens, 'token')} not embedded")

@@ -133,9 +133,10 @@ def _read_so_far(read: Sequence[Manifest]) -> str:
 
 def _described(held: Held) -> str:
     space = held.space
+    amount = f"{plural(held.papers, 'paper')}, {plural(held.rows, 'row')} of {plural(held.shards, 'shard')}"
+    tokens = f"{space.max_tokens} tokens, paper vectors from {space.paper_tokens}"
     return (
-        f"{plural(held.papers, 'paper')}, {plural(held.rows, 'row')} of {plural(held.shards, 'shard')}: {space.model}, "
-        f"{space.dimensions} dimensions, {space.chunker}, {space.max_tokens} tokens (space {space.fingerprint})"
+        f"{amount}: {space.model}, {space.dimensions} dimensions, {space.chunker}, {tokens} (space {space.fingerprint})"
     )
 
 

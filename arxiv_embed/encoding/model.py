@@ -42,7 +42,8 @@ class ModelFiles:
     dimensions: int
     position_limit: int
     advised_tokens: int
-    """The limit that the model's sentence-transformers files name, special tokens included."""
+    """The limit that the model's sentence-transformers files name, special tokens included: what whole texts are
+    pooled from."""
     pooling: str
     document_prompt: str
     query_prompt: str

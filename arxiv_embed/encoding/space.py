@@ -15,7 +15,11 @@ from arxiv_embed.settings import ArxivEmbedError
 
 @dataclass(frozen=True)
 class Space:
-    """What a vector means; the arithmetic's type and the device are provenance and stand elsewhere."""
+    """What a vector means; the arithmetic's type and the device are provenance and stand elsewhere.
+
+    `max_tokens` of a text are embedded, special and prompt tokens included; the vector of the paper is pooled from the
+    states of the first `paper_tokens` of them, which have attended to all (docs/decisions.md).
+    """
 
     model: str
     revision: str
@@ -25,6 +29,7 @@ class Space:
     normalize: bool
     chunker: str
     max_tokens: int
+    paper_tokens: int
     dimensions: int
     template: str
 
@@ -61,11 +66,12 @@ def space_of(files: ModelFiles, chunker: str, max_tokens: int | None = None) -> 
         normalize=True,
         chunker=chunker,
         max_tokens=limit,
+        paper_tokens=min(limit, files.advised_tokens),
         dimensions=files.dimensions,
         template=TEMPLATE,
     )
 
 
 def default_max_tokens(files: ModelFiles) -> int:
-    """All the positions that the model has, up to 512 (docs/decisions.md: measured on Cranfield)."""
+    """All the positions that the model has, up to 512: arXiv's abstracts are shorter, all but a few."""
     return min(files.position_limit, 512)

@@ -45,6 +45,7 @@ class PaperTokenizer:
         self._prompt = space.prompt if prompt is None else prompt
         self._chunker: Chunker = parse_chunker(space.chunker)
         self._pooling = space.pooling
+        self._paper_tokens = space.paper_tokens
         self._leading, self._trailing = _special_tokens(self._tokenizer)
         self._room = space.max_tokens - len(self._leading) - len(self._trailing)
         if self._room <= len(self._tokenizer.encode(self._prompt, add_special_tokens=False).ids):
@@ -83,7 +84,7 @@ class PaperTokenizer:
             ids=np.array(embedded, dtype=np.int32),
             spans=np.array(
                 [
-                    _paper_span(self._pooling, len(embedded)),
+                    _paper_span(self._pooling, len(embedded), self._paper_tokens),
                     *with_edges(content, len(self._leading) + prompt_tokens, len(embedded)),
                 ],
                 dtype=np.int32,
@@ -102,13 +103,13 @@ def with_edges(content: Sequence[tuple[int, int]], leading: int, total: int) -> 
     return spans
 
 
-def _paper_span(pooling: str, total: int) -> tuple[int, int]:
-    """The tokens whose mean is the paper's vector: all of them, the first (cls) or the last."""
+def _paper_span(pooling: str, total: int, most: int) -> tuple[int, int]:
+    """The tokens whose mean is the paper's vector: the first `most` of them, the very first (cls) or the last."""
     if pooling == "cls":
         return 0, 1
     if pooling == "last":
         return total - 1, total
-    return 0, total
+    return 0, min(total, most)
 
 
 def _chunk_chars(content: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], shift: int) -> IntArray:

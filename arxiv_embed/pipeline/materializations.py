@@ -57,6 +57,7 @@ def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
         "papers/s": embedded / report.seconds if report.seconds else 0.0,
         "tokens/s": report.embedded_tokens / report.seconds if report.seconds else 0.0,
         "padding ratio": report.padded_tokens / report.embedded_tokens - 1 if report.embedded_tokens else 0.0,
+        "papers pooled in part": report.long_papers,
         "papers cut by the token limit": report.cut_papers,
         "tokens cut by the token limit": report.cut_tokens,
         "seconds": report.seconds,

@@ -28,6 +28,8 @@ def test_a_run_sums_up_what_it_did(done: tuple[Path, str]) -> None:
     assert "300 papers embedded in" in printed
     assert "of 4 shards stored" in printed
     assert "2 papers marked withdrawn" in printed
+    assert "long papers: the paper's own vector is pooled from its beginning, its chunks cover the rest" in printed
+    assert "papers longer than the token limit: " in printed
 
 
 def test_the_same_run_again_has_nothing_to_do(done: tuple[Path, str], tiny_model: Path, examples: Path) -> None:

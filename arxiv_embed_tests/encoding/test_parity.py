@@ -21,8 +21,8 @@ from arxiv_embed.metadata.paper import fold
 
 PAPERS = 200
 CHUNKED_PAPERS = 24
-LIMIT = 512
 FILES = resolve_model("all-MiniLM-L6-v2")
+LIMIT, CHUNK_LIMIT = FILES.advised_tokens, FILES.position_limit
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,8 @@ def sentence_transformers_vectors(texts: list[str]) -> np.ndarray:
     return np.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False))
 
 
-@pytest.fixture(scope="module")
-def float32_papers(texts: list[str]) -> list[EncodedPaper]:
-    return encoded(texts, "fixed:64", "float32")
-
-
-def encoded(texts: list[str], chunker: str, dtype: str) -> list[EncodedPaper]:
-    with Pool(FILES, space_of(FILES, chunker, LIMIT), parse_devices("cpu:2"), dtype=dtype) as pool:
+def encoded(texts: list[str], chunker: str, dtype: str, limit: int = LIMIT) -> list[EncodedPaper]:
+    with Pool(FILES, space_of(FILES, chunker, limit), parse_devices("cpu:2"), dtype=dtype) as pool:
         return sorted(pool.encode(texts), key=lambda paper: paper.index)
 
 
@@ -57,11 +52,12 @@ def least_cosine(papers: list[EncodedPaper], expected: np.ndarray) -> float:
 
 
 def test_paper_vectors_are_those_of_sentence_transformers_in_float32(
-    float32_papers: list[EncodedPaper], sentence_transformers_vectors: np.ndarray
+    texts: list[str], sentence_transformers_vectors: np.ndarray
 ) -> None:
-    assert len(float32_papers) == PAPERS
-    assert any(paper.cut_tokens for paper in float32_papers), "no paper was as long as the limit"
-    assert least_cosine(float32_papers, sentence_transformers_vectors) >= 0.99999
+    papers = encoded(texts, "sentences:128", "float32")
+    assert len(papers) == PAPERS
+    assert any(paper.cut_tokens for paper in papers), "no paper was as long as the limit"
+    assert least_cosine(papers, sentence_transformers_vectors) >= 0.99999
 
 
 def test_paper_vectors_are_those_of_sentence_transformers_in_bfloat16(
@@ -84,12 +80,13 @@ def late_chunks(model: torch.nn.Module, ids: list[int], size: int) -> torch.Tens
     return torch.stack(vectors)
 
 
-def test_fixed_chunks_are_the_reference_s(texts: list[str], float32_papers: list[EncodedPaper]) -> None:
+def test_fixed_chunks_are_the_reference_s(texts: list[str]) -> None:
+    some = texts[:CHUNKED_PAPERS]
     model = AutoModel.from_pretrained(FILES.folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(FILES.folder)
-    for text, paper in islice(zip(texts, float32_papers, strict=True), CHUNKED_PAPERS):
+    for text, paper in zip(some, encoded(some, "fixed:64", "float32", CHUNK_LIMIT), strict=True):
         with torch.inference_mode():
-            ids = tokenizer(text, truncation=True, max_length=LIMIT)["input_ids"]
+            ids = tokenizer(text, truncation=True, max_length=CHUNK_LIMIT)["input_ids"]
             expected = late_chunks(model, ids, 64).numpy()
         assert len(paper.vectors) == 1 + len(expected)
         assert (paper.vectors[1:] * expected).sum(1).min() >= 0.99999

@@ -101,6 +101,13 @@ def test_what_the_limit_cuts_is_counted() -> None:
     assert (len(short.ids), short.cut_tokens) == (512, 0)
 
 
+def test_a_paper_s_own_vector_is_of_the_tokens_that_its_model_advises_and_chunks_are_of_all() -> None:
+    [paper] = tokenizer_of(BUNDLED, "sentences:128").tokenize(["word " * 400])
+    assert len(paper.ids) == 402
+    assert tuple(paper.spans[0]) == (0, BUNDLED.advised_tokens) == (0, 256)
+    assert paper.spans[1:].max() == 402
+
+
 def test_tokens_are_those_of_the_model_s_own_tokenizer() -> None:
     text = "A study of $x^2$ by Müller et al. [SEP] and more"
     own = Tokenizer.from_file(str(BUNDLED.folder / "tokenizer.json"))
