@@ -251,7 +251,7 @@ class RunProgress:
         """From the papers done since the devices were ready; None while that says nothing."""
         worked = now - self.ready
         embedded = sum(device.papers for device in self.devices.values())
-        if not self.ready or embedded == 0 or worked < 1:
+        if not self.ready or embedded == 0 or worked < 3:
             return None
         return max(0, self.papers - self.papers_done) * worked / embedded
 

@@ -16,7 +16,7 @@ from arxiv_embed.stores.protocol import open_store
 from arxiv_embed.stores.search import search
 
 SAMPLE = "examples/metadata"
-QUERIES = ("how cosmic rays are accelerated", "learning from few labelled examples")
+QUERIES = ("dark matter in galaxy clusters", "teaching machines to sort texts by topic")
 HITS = 3
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from arxiv_embed.cli import options as ask
@@ -26,6 +26,7 @@ CONTEXT = 160
 """Characters shown on either side of the matching chunk."""
 
 OPENING, CLOSING = "»", "«"
+WITHDRAWN = " (withdrawn)"
 
 
 def search(
@@ -89,19 +90,21 @@ def show(hits: Sequence[Hit], console: Console) -> None:
         say(console, "No paper was found: try other words or fewer filters.")
     for number, hit in enumerate(hits, 1):
         paper = hit.paper
-        withdrawn = " (withdrawn)" if paper.withdrawn else ""
-        console.print(Text.assemble(f"{number:>2}. ", (paper.title, "bold"), (withdrawn, "red")))
         facts = [paper.paper_id, paper.published or paper.updated, " ".join(paper.categories), _explained(hit)]
-        console.print(Padding(Text(" · ".join(fact for fact in facts if fact), style="dim"), (0, 4)))
-        console.print(Padding(excerpt(hit, marks=not console.is_terminal), (0, 4)))
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(justify="right", width=len(str(len(hits))) + 1)
+        grid.add_row(f"{number}.", Text.assemble((paper.title, "bold"), (WITHDRAWN if paper.withdrawn else "", "red")))
+        grid.add_row("", Text(" · ".join(fact for fact in facts if fact), style="dim"))
+        grid.add_row("", excerpt(hit, marks=not console.is_terminal))
+        console.print(grid)
         console.print()
 
 
 def excerpt(hit: Hit, *, marks: bool) -> Text:
     """The matching chunk with a little of its paper around it; with `marks` it stands between » and «."""
     before, after = hit.text[: hit.start], hit.text[hit.end :]
-    head = f"… {before[-CONTEXT:].lstrip()}" if len(before) > CONTEXT else before
-    tail = f"{after[:CONTEXT].rstrip()} …" if len(after) > CONTEXT else after
+    head = f"… {before[-CONTEXT:].partition(' ')[2]}" if len(before) > CONTEXT else before
+    tail = f"{after[:CONTEXT].rpartition(' ')[0]} …" if len(after) > CONTEXT else after
     chunk = f"{OPENING}{hit.matching_chunk}{CLOSING}" if marks else hit.matching_chunk
     parts = [(head, ""), (chunk, "" if marks else "bold green"), (tail, "")]
     return Text.assemble(*((part.replace("\n\n", " — "), style) for part, style in parts))

@@ -67,7 +67,7 @@ def test_a_search_finds_and_marks_the_matching_chunk(done: tuple[Path, str]) -> 
     home, _ = done
     result = arxiv_embed(home, "search", "sparsity-certifying graph decompositions", "-k", "50")
     assert result.returncode == 0, result.stderr
-    facts, paper = result.stdout.partition(". Sparsity-certifying Graph Decompositions\n")[2].splitlines()[:2]
+    facts, paper = result.stdout.partition(". Sparsity-certifying Graph Decompositions ")[2].splitlines()[1:3]
     assert facts.strip().startswith("0704.0002 · ")
     assert "words #1" in facts
     assert "»" in paper
