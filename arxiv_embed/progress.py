@@ -236,6 +236,8 @@ class RunProgress:
     cut_papers: int = 0
     cut_tokens: int = 0
     rows: int = 0
+    skipped_papers: int = 0
+    """Papers that the store holds in a newer record, from another shard."""
     shard: str = ""
     """The shard last begun."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -308,6 +310,7 @@ class RunProgress:
     def _on_shard_stored(self, line: Mapping[str, Any]) -> None:
         self.shards_done += 1
         self.rows += line["rows"]
+        self.skipped_papers += line["skipped_papers"]
         self.failed.pop(line["shard"], None)
 
     def _on_shard_failed(self, line: Mapping[str, Any]) -> None:

@@ -145,6 +145,8 @@ def summary(progress: RunProgress) -> str:
     if progress.papers_reused:
         lines.append(f"{plural(progress.papers_reused, 'paper')} reused, their text being unchanged")
     lines.append(f"{plural(progress.rows, 'row')} of {plural(progress.shards_done, 'shard')} stored")
+    if progress.skipped_papers:
+        lines.append(f"{plural(progress.skipped_papers, 'paper')} held in a newer record, of another shard")
     if progress.duplicates:
         lines.append(f"{plural(progress.duplicates, 'older record')} of papers that occur twice left out")
     if progress.withdrawn:

@@ -23,7 +23,7 @@ def materialization(report: Report, run: Run) -> AssetMaterialization:
     metadata: RawMetadataMapping = {
         "rows": report.rows,
         "skipped papers": report.skipped_papers,
-        "seconds": report.seconds,
+        "seconds": round(report.seconds, 3),
         "store": run.options.store,
     }
     return _event("vector_store", report.shard, metadata)
@@ -39,7 +39,7 @@ def _of_papers(report: PapersRead, run: Run) -> RawMetadataMapping:
         "rejects": report.rejects,
         "duplicates": report.duplicates,
         "withdrawn": report.withdrawn,
-        "seconds": report.seconds,
+        "seconds": round(report.seconds, 3),
     }
     if not report.rejects:
         return numbers
@@ -49,18 +49,23 @@ def _of_papers(report: PapersRead, run: Run) -> RawMetadataMapping:
 
 def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
     embedded = report.papers - report.resumed
+    rates: RawMetadataMapping = {}
+    if embedded and report.seconds:  # a shard that was reused has no speed to plot
+        rates = {
+            "papers/s": round(embedded / report.seconds, 1),
+            "tokens/s": round(report.embedded_tokens / report.seconds, 1),
+            "padding ratio": round(report.padded_tokens / report.embedded_tokens - 1, 4),
+        }
     return {
         "papers": report.papers,
         "reused papers": report.resumed,
         "chunks": report.chunks,
         "tokens": report.tokens,
-        "papers/s": embedded / report.seconds if report.seconds else 0.0,
-        "tokens/s": report.embedded_tokens / report.seconds if report.seconds else 0.0,
-        "padding ratio": report.padded_tokens / report.embedded_tokens - 1 if report.embedded_tokens else 0.0,
+        **rates,
         "papers pooled in part": report.long_papers,
         "papers cut by the token limit": report.cut_papers,
         "tokens cut by the token limit": report.cut_tokens,
-        "seconds": report.seconds,
+        "seconds": round(report.seconds, 3),
         "model": run.plan.files.name,
         "space": MetadataValue.json(vars(run.space)),
     }
