@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from arxiv_embed.settings import Settings, settings_from_environment
-from arxiv_embed_tests.models import save_tiny_bert
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
@@ -39,8 +38,14 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model's folder, for tests that want the whole way and no vectors of worth."""
-    return save_tiny_bert(tmp_path_factory.mktemp("model") / "tiny-bert")
+    """A model's folder, for tests that want the whole way and no vectors of worth: positions for 512 tokens, of which
+    its files advise 256."""
+    from arxiv_embed_tests.tiny_models import save_bert  # torch's seconds are for those only who need it
+
+    folder = tmp_path_factory.mktemp("model") / "tiny-bert"
+    save_bert(folder, max_position_embeddings=512)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
+    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from arxiv_embed.encoding.batch import TokenBatch, pack
 from arxiv_embed.encoding.bert import PackedBert
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.tokens import TokenizedPaper
-from arxiv_embed_tests.encoding.tiny_models import save_bert
+from arxiv_embed_tests.tiny_models import save_bert
 
 VOCABULARY = 100
 LEAST_COSINE = {torch.float32: 0.999999, torch.bfloat16: 0.999}

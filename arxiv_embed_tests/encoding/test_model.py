@@ -12,7 +12,7 @@ import pytest
 
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.settings import ArxivEmbedError
-from arxiv_embed_tests.encoding.tiny_models import save_bert, save_distilbert, save_pooling
+from arxiv_embed_tests.tiny_models import save_bert, save_distilbert, save_pooling
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from arxiv_embed.encoding.model import ModelFiles, resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer, TokenizedPaper
 from arxiv_embed.settings import ArxivEmbedError
-from arxiv_embed_tests.encoding.tiny_models import bytepairs, save_bert
+from arxiv_embed_tests.tiny_models import bytepairs, save_bert
 
 BUNDLED = resolve_model("all-MiniLM-L6-v2")
 SPECS = ("sentences:5", "sentences:128", "fixed:1", "fixed:7", "whole")
