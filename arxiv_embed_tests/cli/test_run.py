@@ -67,10 +67,11 @@ def test_a_search_finds_and_marks_the_matching_chunk(done: tuple[Path, str]) -> 
     home, _ = done
     result = arxiv_embed(home, "search", "sparsity-certifying graph decompositions", "-k", "50")
     assert result.returncode == 0, result.stderr
-    facts, paper = result.stdout.partition(". Sparsity-certifying Graph Decompositions ")[2].splitlines()[1:3]
+    _, facts, *paper = result.stdout.partition(". Sparsity-certifying Graph Decompositions ")[2].splitlines()
     assert facts.strip().startswith("0704.0002 · ")
     assert "words #1" in facts
-    assert "»" in paper
+    excerpt = paper[: paper.index("")]
+    assert sum(line.count("»") for line in excerpt) == sum(line.count("«") for line in excerpt) == 1
 
 
 def test_a_search_can_be_narrowed_and_read_by_programs(done: tuple[Path, str]) -> None:
