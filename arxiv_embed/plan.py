@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from arxiv_embed.encoding.model import ModelFiles, check_dtype, resolve_model
 from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import Shard, list_shards, passed_over
+from arxiv_embed.metadata.shards import Shard, list_folder
 from arxiv_embed.settings import ArxivEmbedError, RunOptions, Settings
 from arxiv_embed.stores.protocol import StoreError, open_store
 
@@ -47,6 +47,10 @@ class RunPlan:
     space: Space
     devices: tuple[Device, ...]
     shards: tuple[ShardPlan, ...]
+    listed: frozenset[str]
+    """The keys of all shards in the folder, those beyond `--limit` too."""
+    passed_over: tuple[str, ...]
+    """Paths in the folder that hold no metadata known here."""
 
     @property
     def pending(self) -> tuple[ShardPlan, ...]:
@@ -98,15 +102,21 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     devices = tuple(parse_devices(options.devices))
     files = resolve_model(options.model)
     space = space_of(files, options.chunker, options.max_tokens)
-    shards = list_shards(options.metadata_dir, shard_papers=options.shard_papers, index=settings.index)
+    listing = list_folder(
+        options.metadata_dir,
+        shard_papers=options.shard_papers,
+        index=settings.index,
+        without=[settings.home, options.checkpoints, Path(options.store)],
+    )
+    shards = list(listing.shards)
     if not shards:
-        raise ArxivEmbedError(_nothing_usable(options.metadata_dir))
+        raise ArxivEmbedError(_nothing_usable(options.metadata_dir, listing.passed_over))
     if options.limit is not None:
         shards = _limited(shards, options.limit)
     held = _held_by_store(options.store, space)
     checkpoints = CheckpointStore(options.checkpoints)
     plans = tuple(_plan_shard(shard, space, checkpoints, held, options) for shard in shards)
-    return RunPlan(files, space, devices, plans)
+    return RunPlan(files, space, devices, plans, frozenset(s.key for s in listing.shards), listing.passed_over)
 
 
 def _plan_shard(
@@ -118,13 +128,19 @@ def _plan_shard(
     if options.fresh:
         return ShardPlan(shard, read=True, embed=True, store=True, reason="fresh start")
     if papers is None or not covers(papers, shard):
-        return ShardPlan(shard, True, True, True, "new" if papers is None else "source changed")
+        return ShardPlan(shard, True, True, True, _why_read(papers, shard))
     embeddings = checkpoints.manifest(embeddings_key(shard.key, space))
     if embeddings is None or embeddings.source.sha256 != papers.source.sha256:
         return ShardPlan(shard, False, True, True, "not embedded" if embeddings is None else "source changed")
     if held.get(shard.key) != stored_identity(papers, embeddings):
         return ShardPlan(shard, False, False, True, "not in the store")
     return ShardPlan(shard, False, False, False, "")
+
+
+def _why_read(papers: Manifest | None, shard: Shard) -> str:
+    if papers is None:
+        return "new"
+    return "read in part" if papers.source.signature == shard.signature else "source changed"
 
 
 def _held_by_store(url: str, space: Space) -> Mapping[str, str]:
@@ -175,8 +191,7 @@ def _limited(shards: list[Shard], papers: int) -> list[Shard]:
     return chosen
 
 
-def _nothing_usable(folder: Path) -> str:
-    names = passed_over(folder)
+def _nothing_usable(folder: Path, names: Sequence[str]) -> str:
     if not names:
         return f"The metadata folder {folder} is empty: put arXiv metadata there (JSON, JSON lines or XML)."
     some = ", ".join(names[:EXAMPLES_NAMED])

@@ -242,6 +242,7 @@ class RunProgress:
     """The shard last begun."""
     failed: dict[str, str] = field(default_factory=dict)
     devices: dict[str, DeviceProgress] = field(default_factory=dict)
+    _embedded_before: int = 0
     _estimates: dict[str, int] = field(default_factory=dict)
     _done_in: dict[str, int] = field(default_factory=dict)
 
@@ -252,7 +253,7 @@ class RunProgress:
     def seconds_left(self, now: float) -> float | None:
         """From the papers done since the devices were ready; None while that says nothing."""
         worked = now - self.ready
-        embedded = sum(device.papers for device in self.devices.values())
+        embedded = sum(device.papers for device in self.devices.values()) - self._embedded_before
         if not self.ready or embedded == 0 or worked < 3:
             return None
         return max(0, self.papers - self.papers_done) * worked / embedded
@@ -273,6 +274,9 @@ class RunProgress:
 
     def _on_pool_ready(self, line: Mapping[str, Any]) -> None:
         self.ready, self.dtype = line["time"], line["dtype"]
+        self._embedded_before = sum(device.papers for device in self.devices.values())
+        for device in self.devices.values():
+            device.recent.clear()  # a pool that was started anew has a speed of its own
 
     def _on_shard_started(self, line: Mapping[str, Any]) -> None:
         self.shard = line["shard"]

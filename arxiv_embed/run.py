@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arxiv_embed.checkpoint.atomic import full_disk_as_sentence
+from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
 from arxiv_embed.checkpoint.manifest import Manifest, Source
 from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
 from arxiv_embed.embed import embed_shard, papers_table, rejects_table
@@ -68,7 +68,7 @@ class Run:
         return self.plan.space
 
     def __enter__(self) -> Self:
-        with full_disk_as_sentence(self._settings.home):
+        with disk_faults_as_sentences(self._settings.home):
             self._open.enter_context(self._progress)
         self._open.enter_context(self._reader)
         return self
@@ -128,7 +128,7 @@ class Run:
             self._open.close()
 
     def _record(self, event: Event) -> None:
-        with full_disk_as_sentence(self._settings.home):
+        with disk_faults_as_sentences(self._settings.home):
             self._progress.write(event)
 
     def read(self, key: str) -> PapersRead:
@@ -286,7 +286,7 @@ class Run:
                 shard=key,
                 run_id=self.run_id,
             )
-            written = store.write_shard(self.space, key, table, identity)
+            written = store.write_shard(self.space, key, table, identity, listed=self.plan.listed)
             rows, skipped = written.rows, written.skipped_papers
             self._uncovered.update(written.uncovered)
         self._uncovered.discard(key)

@@ -68,11 +68,15 @@ def settings_from_environment(environment: Mapping[str, str] | None = None) -> S
     return Settings(
         home=home,
         metadata_dir=Path(metadata_dir).expanduser().absolute() if metadata_dir else None,
-        store=value("STORE") or str(home / "stores" / "papers"),
+        store=_store_place(value("STORE") or str(home / "stores" / "papers")),
         model=value("MODEL") or DEFAULT_MODEL,
         devices=value("DEVICES") or "auto",
         postgres_url=value("POSTGRES_URL"),
     )
+
+
+def _store_place(url: str) -> str:
+    return url if "://" in url else str(Path(url).expanduser().absolute())
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,16 @@ from arxiv_embed.settings import FatalError
 DRAFT_PREFIX = ".draft-"
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+
+
 class NoSpace(FatalError):
     """The disk is full; nothing that was committed before is harmed."""
+
+
+class NotWritable(FatalError):
+    """A place that cannot be written, or whose name is a file's."""
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -23,7 +31,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises `NoSpace` where the disk is full; the draft is removed then.
     """
     draft = path.with_name(f"{DRAFT_PREFIX}{os.getpid()}-{path.name}")
-    with full_disk_as_sentence(path.parent):
+    with disk_faults_as_sentences(path.parent):
         make_folder(path.parent)
         try:
             with draft.open("wb") as file:
@@ -55,13 +63,18 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_as_sentence(place: Path) -> Iterator[None]:
-    """Turns the operating system's words for a full disk into `NoSpace`."""
+def disk_faults_as_sentences(place: Path) -> Iterator[None]:
+    """Turns the operating system's words for a full disk into `NoSpace`, and for a place that it does not let us write
+    into `NotWritable`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoSpace(
-            f"No space is left in {place}: free some and run the same command again; what was finished is saved."
-        ) from error
+        if error.errno in FULL:
+            raise NoSpace(
+                f"No space is left in {place}: free some and run the same command again; what was finished is saved."
+            ) from error
+        if error.errno in FORBIDDEN:
+            raise NotWritable(
+                f"Nothing can be written to {place} ({error.strerror}): mend that, or name another place."
+            ) from error
+        raise

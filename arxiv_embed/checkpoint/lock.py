@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from arxiv_embed.checkpoint.atomic import full_disk_as_sentence
+from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
 from arxiv_embed.settings import ArxivEmbedError
 
 LOOK_AGAIN_SECONDS = 0.05
@@ -32,7 +32,7 @@ class FileLock:
 
     def __enter__(self) -> Self:
         """Takes the lock; raises `Locked` where another process keeps it longer than `wait_seconds`."""
-        with full_disk_as_sentence(self._path.parent):
+        with disk_faults_as_sentences(self._path.parent):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + self._wait_seconds

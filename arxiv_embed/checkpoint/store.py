@@ -22,7 +22,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from arxiv_embed.checkpoint import tables
-from arxiv_embed.checkpoint.atomic import DRAFT_PREFIX, full_disk_as_sentence, sync_folder, write_atomically
+from arxiv_embed.checkpoint.atomic import DRAFT_PREFIX, disk_faults_as_sentences, sync_folder, write_atomically
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.checkpoint.manifest import CheckpointKey, DamagedManifest, DataFile, Manifest, Source
 from arxiv_embed.checkpoint.segments import Segments
@@ -167,7 +167,7 @@ class CheckpointStore:
 
     def _quarantine(self, folder: Path, generation: int) -> Path:
         place = self.root / "quarantine" / folder.relative_to(self.root) / f"{time.time_ns()}"
-        with full_disk_as_sentence(self.root):
+        with disk_faults_as_sentences(self.root):
             place.mkdir(parents=True)
         for path in folder.glob(f"g{generation:06d}.*"):
             path.rename(place / path.name)

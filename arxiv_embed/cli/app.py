@@ -1,8 +1,6 @@
-"""The command `arxiv-embed`: its commands, and the exit codes that all of them keep."""
+"""The command `arxiv-embed`: all its commands."""
 
 from __future__ import annotations
-
-import sys
 
 import typer
 
@@ -12,9 +10,6 @@ from arxiv_embed.cli.plan import plan
 from arxiv_embed.cli.run import run
 from arxiv_embed.cli.search import search
 from arxiv_embed.cli.status import status
-from arxiv_embed.settings import ArxivEmbedError
-
-BAD_INPUT, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     help="Turns a folder of arXiv metadata into a searchable vector store.",
@@ -26,14 +21,3 @@ app = typer.Typer(
 )
 for command in (run, plan, status, search, demo, bench):
     app.command()(command)
-
-
-def main() -> None:
-    """What the installed script calls: an error that the user can mend is one sentence and exit code 2."""
-    try:
-        app()
-    except ArxivEmbedError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import typer
 
@@ -44,8 +46,10 @@ def demo() -> None:
 
 
 def _what_next(home: str) -> str:
+    programs, sample = shown(Path(sys.executable).parent), shown(in_checkout(SAMPLE, "demo"))
+    workspace = shown(in_checkout(".", "demo") / "workspace.yaml")
     return f"""Where to look next:
-  ARXIV_EMBED_HOME={home} .venv/bin/arxiv-embed search "your own words"
-  ARXIV_EMBED_HOME={home} .venv/bin/arxiv-embed status
-  ARXIV_EMBED_HOME={home} ARXIV_EMBED_METADATA_DIR={SAMPLE} .venv/bin/dagster dev -w workspace.yaml
-  .venv/bin/arxiv-embed run --metadata-dir YOUR_FOLDER"""
+  ARXIV_EMBED_HOME={home} {programs}/arxiv-embed search "your own words"
+  ARXIV_EMBED_HOME={home} {programs}/arxiv-embed status
+  ARXIV_EMBED_HOME={home} ARXIV_EMBED_METADATA_DIR={sample} {programs}/dagster dev -w {workspace}
+  {programs}/arxiv-embed run --metadata-dir YOUR_FOLDER"""

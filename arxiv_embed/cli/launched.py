@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
 from arxiv_embed.pipeline.launch import LaunchRequest
 from arxiv_embed.progress import ProgressReader, RunProgress, progress_path
 from arxiv_embed.settings import RunOptions, Settings
@@ -35,10 +36,12 @@ class LaunchedRun:
         return self._record.with_name("log.txt")
 
     def __enter__(self) -> Self:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        with disk_faults_as_sentences(self.log.parent):
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            log = self.log.open("wb")
+        with log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", LAUNCH_MODULE],
+                [sys.executable, "-P", "-m", LAUNCH_MODULE],  # -P: no file of the working folder shadows a module
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -74,6 +77,11 @@ class LaunchedRun:
     def exit_code(self) -> int:
         """Negative where a signal ended the process."""
         return self._process.returncode
+
+    def last_words(self) -> str:
+        """The last line that the process printed."""
+        lines = self.log.read_text(errors="replace").split("\n") if self.log.is_file() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
     def interrupt(self) -> None:
         """Asks the process to stop; it saves what is finished first."""

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from arxiv_embed.cli import options as ask
-from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.cli.run import passed_over
+from arxiv_embed.cli.terminal import open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, plural, size
 from arxiv_embed.forecast import Forecast, forecast
 from arxiv_embed.plan import RunPlan, plan_run
-from arxiv_embed.settings import DEFAULT_SHARD_PAPERS, settings_from_environment
+from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, settings_from_environment
 
 SHARDS_SHOWN = 20
 
@@ -22,9 +23,12 @@ SHARDS_SHOWN = 20
 def plan(
     metadata_dir: ask.MetadataDir = None,
     db_name: ask.DbName = None,
+    batch_size: ask.BatchSize = DEFAULT_BATCH_SIZE,
+    production: ask.Production = True,
     resume: ask.Resume = True,
     model: ask.Model = None,
     devices: ask.Devices = None,
+    dtype: ask.Dtype = "auto",
     chunker: ask.ChunkerSpec = "sentences:128",
     max_tokens: ask.MaxTokens = None,
     checkpoint_dir: ask.CheckpointDir = None,
@@ -41,9 +45,12 @@ def plan(
         settings,
         metadata_dir=metadata_dir,
         db_name=db_name,
+        batch_size=batch_size,
+        production=production,
         resume=resume,
         model=model,
         devices=devices,
+        dtype=dtype,
         chunker=chunker,
         max_tokens=max_tokens,
         checkpoint_dir=checkpoint_dir,
@@ -65,11 +72,13 @@ def show(planned: RunPlan, expected: Forecast, console: Console) -> None:
     if not pending:
         say(console, f"Nothing to do: {plural(unchanged, 'shard')} unchanged.")
         return
-    table = Table("shard", "why", "steps", box=None, pad_edge=False, header_style="dim")
+    table = Table(Column("shard", overflow="fold"), "why", "steps", box=None, pad_edge=False, header_style="dim")
     table.add_column("papers, about", justify="right")
     for plan in pending[:SHARDS_SHOWN]:
         table.add_row(plan.shard.key, plan.reason, ", ".join(plan.steps), count(plan.shard.records))
     console.print(table)
+    if planned.passed_over:
+        say(console, passed_over(planned))
     if len(pending) > SHARDS_SHOWN:
         console.print(f"… and {len(pending) - SHARDS_SHOWN} more")
     console.print()
@@ -97,6 +106,7 @@ def _as_json(planned: RunPlan, expected: Forecast) -> dict[str, Any]:
             {"key": plan.shard.key, "reason": plan.reason, "steps": plan.steps, "papers": plan.shard.records}
             for plan in planned.pending
         ],
+        "passed_over": [printable(name) for name in planned.passed_over],
         "unchanged": len(planned.shards) - len(planned.pending),
         "papers": expected.papers,
         "tokens": expected.tokens,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import typer
@@ -12,7 +11,8 @@ from rich.console import Console
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.display import display_on
 from arxiv_embed.cli.launched import LaunchedRun
-from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.cli.status import held_by_store
+from arxiv_embed.cli.terminal import complain, open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, plural
 from arxiv_embed.plan import RunPlan, plan_run
 from arxiv_embed.progress import RunProgress
@@ -26,6 +26,7 @@ from arxiv_embed.settings import (
 )
 
 LOOK_SECONDS = 0.2
+NAMES_SHOWN = 5
 DONE, SOMETHING_FAILED, INTERRUPTED = 0, 1, 130
 
 
@@ -82,17 +83,27 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
         say(console, f"Nothing to do: {_all_unchanged(plan)}; {options.store} holds them.")
         return DONE
     say(console, _intention(plan, options))
+    if plan.passed_over:
+        say(console, passed_over(plan))
     with LaunchedRun(options, settings) as launched:
         interrupted = _follow(launched, console)
     progress = launched.poll()
-    if interrupted:
-        say(console, f"Interrupted, with everything saved ({_done(progress)}): run the same command to go on.")
+    killed = launched.exit_code < 0 and progress.state != "done"
+    again = "run again without --fresh" if options.fresh else "run the same command"
+    if killed:
+        _tell_dagster(settings)
+    if interrupted and progress.state != "done":
+        say(console, f"Interrupted, with everything saved that was finished ({_done(progress)}): {again} to go on.")
         return INTERRUPTED
-    if launched.exit_code < 0:
-        return _killed(launched, progress, settings)
+    if killed:
+        number = -launched.exit_code
+        complain(f"The run's process was killed by signal {number} after {_done(progress)}: {again} to go on.")
+        return SOMETHING_FAILED
     if not progress.started or progress.error:
         return _stopped(launched, progress)
     say(console, summary(progress))
+    for space in held_by_store(options.store)[:1]:
+        say(console, f"{shown(options.store)} holds {plural(space.papers, 'paper')}, {plural(space.rows, 'row')}")
     return SOMETHING_FAILED if progress.failed else DONE
 
 
@@ -125,6 +136,14 @@ def _intention(plan: RunPlan, options: RunOptions) -> str:
     return f"{shown(options.metadata_dir)}: {plural(len(plan.pending), 'shard')} to do{rest} → {shown(options.store)}"
 
 
+def passed_over(plan: RunPlan) -> str:
+    """A line that names what was found in the folder and is no metadata."""
+    names = plan.passed_over
+    some = ", ".join(printable(name) for name in names[:NAMES_SHOWN])
+    rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"passed over, as no metadata is in it: {some}{rest}"
+
+
 def shown(path: Path | str) -> str:
     """A path below the working folder without that."""
     path = Path(path)
@@ -141,12 +160,14 @@ def summary(progress: RunProgress) -> str:
     tokens = progress.tokens
     seconds = progress.embedding_seconds
     speed = f": {embedded / seconds:.1f} papers/s, {count(tokens / seconds)} tokens/s" if embedded and seconds else ""
+    if progress.shards == 0:
+        return "Nothing was left to do: another run has done it meanwhile"
     lines = [f"{plural(embedded, 'paper')} embedded in {duration(seconds)}{speed}"]
     if progress.papers_reused:
         lines.append(f"{plural(progress.papers_reused, 'paper')} reused, their text being unchanged")
     lines.append(f"{plural(progress.rows, 'row')} of {plural(progress.shards_done, 'shard')} stored")
     if progress.skipped_papers:
-        lines.append(f"{plural(progress.skipped_papers, 'paper')} held in a newer record, of another shard")
+        lines.append(f"{plural(progress.skipped_papers, 'paper')} held by another shard, in a record at least as new")
     if progress.duplicates:
         lines.append(f"{plural(progress.duplicates, 'older record')} of papers that occur twice left out")
     if progress.withdrawn:
@@ -166,22 +187,16 @@ def summary(progress: RunProgress) -> str:
 
 def _stopped(launched: LaunchedRun, progress: RunProgress) -> int:
     """A run that could not go on: bad input where nothing was done yet."""
-    if progress.error and not progress.papers_done:
-        raise ArxivEmbedError(progress.error)
-    why = progress.error or f"The run ended before it began: see {launched.log}."
-    print(f"Error: {why}", file=sys.stderr)
+    why = progress.error or f"The run could not begin ({launched.last_words()}): see {launched.log}."
+    if not progress.papers_done:
+        raise ArxivEmbedError(why)
+    complain(why)
     return SOMETHING_FAILED
 
 
-def _killed(launched: LaunchedRun, progress: RunProgress, settings: Settings) -> int:
+def _tell_dagster(settings: Settings) -> None:
     from arxiv_embed.pipeline.instance import open_instance
     from arxiv_embed.pipeline.launch import report_killed_runs
 
     with open_instance(settings) as instance:
         report_killed_runs(instance, settings)
-    print(
-        f"Error: The run's process was killed by signal {-launched.exit_code} after {_done(progress)}; what was "
-        "finished is saved: run the same command to go on.",
-        file=sys.stderr,
-    )
-    return SOMETHING_FAILED

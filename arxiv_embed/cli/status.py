@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from arxiv_embed.checkpoint.manifest import Manifest
 from arxiv_embed.checkpoint.store import CheckpointStore
@@ -55,7 +55,7 @@ def status(
         typer.echo(json.dumps(_as_json(settings, url, last, read, held, rejected), indent=1, ensure_ascii=False))
         return
     console = open_console()
-    grid = Table.grid(padding=(0, 2))
+    grid = Table.grid(Column(), Column(overflow="fold"), padding=(0, 2))
     grid.add_row("home", str(settings.home))
     grid.add_row("read", _read_so_far(read))
     grid.add_row("store", url if held else f"{url}: nothing yet, fill it with `arxiv-embed run --metadata-dir DIR`")
@@ -85,7 +85,10 @@ def last_run(settings: Settings) -> RunProgress | None:
 def _begun(record: Path) -> float:
     with record.open() as file:
         first = file.readline()
-    return float(json.loads(first)["time"]) if first.endswith("\n") else 0.0
+    try:
+        return float(json.loads(first)["time"])
+    except (ValueError, KeyError):  # cut off by a full disk
+        return 0.0
 
 
 def read_shards(checkpoints: CheckpointStore) -> list[Manifest]:
@@ -100,6 +103,8 @@ def held_by_store(url: str) -> list[Held]:
     try:
         store = open_store(url)
     except StoreError:
+        if "://" in url:
+            raise
         return []
     with store:
         return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 
 PIPED_WIDTH = 110
@@ -13,6 +15,16 @@ def open_console() -> Console:
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     return console
+
+
+def complain(sentence: str) -> None:
+    """Says what went wrong, on standard error."""
+    print(f"Error: {sentence}", file=sys.stderr)
+
+
+def printable(name: str) -> str:
+    """A file's name as it can be printed, whatever bytes it is made of."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def say(console: Console, line: str) -> None:

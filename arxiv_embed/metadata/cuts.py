@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -44,10 +45,11 @@ def find_cuts(path: Path, form: Format, signature: str, shard_papers: int, index
             records = sum(1 for _ in read(stream, path.name))
             places = list(range(0, max(records, 1), shard_papers))
     cuts = Cuts(signature, shard_papers, records, tuple(places))
-    index.mkdir(parents=True, exist_ok=True)
-    draft = note.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps(asdict(cuts)))
-    draft.replace(note)
+    with contextlib.suppress(OSError):  # a note that cannot be kept is found again next time
+        index.mkdir(parents=True, exist_ok=True)
+        draft = note.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(json.dumps(asdict(cuts)))
+        draft.replace(note)
     return cuts
 
 

@@ -31,7 +31,9 @@ def paper_of(record: dict[str, Any], file_id: str | None = None) -> Paper:
     `file_id` is the id that a per-paper file's name gives. Raises `NotAPaper` with the reason.
     """
     get = record.get
-    raw_id = get("id", file_id)
+    raw_id = get("id")
+    if raw_id is None:
+        raw_id = file_id
     if type(raw_id) is not str:
         if type(raw_id) is float:
             raise NotAPaper("id was mangled by a floating point number")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,43 +60,73 @@ class _File:
         return f"{self.size}-{self.mtime_ns}"
 
 
-def list_shards(folder: Path, *, shard_papers: int, index: Path) -> list[Shard]:
-    """Every shard of `folder`, sorted by key; `index` is where the cuts of large files are remembered.
+@dataclass(frozen=True)
+class Listing:
+    """A folder's shards, sorted by key, and the paths in it that hold no metadata known here."""
 
-    Each file is looked at once. Raises `ArxivEmbedError` where there is no such folder.
+    shards: tuple[Shard, ...]
+    passed_over: tuple[str, ...]
+
+
+def list_shards(folder: Path, *, shard_papers: int, index: Path) -> list[Shard]:
+    """The shards of `list_folder`."""
+    return list(list_folder(folder, shard_papers=shard_papers, index=index).shards)
+
+
+def list_folder(folder: Path, *, shard_papers: int, index: Path, without: Collection[Path] = ()) -> Listing:
+    """Every shard of `folder`, not looking into the folders `without`; `index` is where the cuts of large files are
+    remembered.
+
+    Each file is looked at once. Raises `ArxivEmbedError` where there is no such folder, or one cannot be read.
     """
     folder = folder.absolute()
     if not folder.is_dir():
         raise ArxivEmbedError(f"There is no metadata folder {folder}: give one with --metadata-dir.")
     months: dict[str, list[_File]] = {}
     shards: list[Shard] = []
-    for file in _files(folder):
+    passed_over: list[str] = []
+    for file in _files(folder, {os.path.realpath(path) for path in without}, passed_over):
         if month := _month_of_single_paper(file):
             months.setdefault(month, []).append(file)
+        elif found := list(_shards_of_file(folder, file, shard_papers, index)):
+            shards.extend(found)
         else:
-            shards.extend(_shards_of_file(folder, file, shard_papers, index))
+            passed_over.append(file.path)
     shards.extend(_shard_of_month(folder, month, files) for month, files in months.items())
-    return sorted(shards, key=lambda shard: shard.key)
+    return Listing(tuple(sorted(shards, key=lambda shard: shard.key)), tuple(sorted(passed_over)))
 
 
-def _files(top: Path) -> Iterator[_File]:
-    """The files of all folders below `top`, each with the one stat that it gets; hidden ones are passed over."""
+def _files(top: Path, without: Collection[str], passed_over: list[str]) -> Iterator[_File]:
+    """The files of all folders below `top`, each with the one stat that it gets. Hidden ones are left alone; folders
+    that are links are not followed, and named in `passed_over`."""
     pending = [top]
     while pending:
         folder = pending.pop()
         prefix = "" if folder == top else folder.relative_to(top).as_posix() + "/"
-        with os.scandir(folder) as entries:
+        with _scanned(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(folder / entry.name)
+                    if not without or os.path.realpath(entry.path) not in without:
+                        pending.append(folder / entry.name)
+                elif entry.is_dir():
+                    passed_over.append(prefix + entry.name + "/")
                 elif entry.is_file():
                     try:
                         stat = entry.stat()
                     except FileNotFoundError:
                         continue  # removed while the folder was listed
                     yield _File(prefix + entry.name, stat.st_size, stat.st_mtime_ns)
+
+
+def _scanned(folder: Path) -> os._ScandirIterator[str]:
+    try:
+        return os.scandir(folder)
+    except OSError as error:
+        raise ArxivEmbedError(
+            f"The folder {folder} cannot be read ({error.strerror}): mend that, or move it away."
+        ) from None
 
 
 def _month_of_single_paper(file: _File) -> str | None:
@@ -149,8 +179,3 @@ def _shards_of_file(folder: Path, file: _File, shard_papers: int, index: Path) -
             stop=stop,
             first=number * shard_papers + 1,
         )
-
-
-def passed_over(folder: Path) -> list[str]:
-    """The files of `folder` that hold no metadata known here, as paths relative to it."""
-    return sorted(file.path for file in _files(folder.absolute()) if sniff(folder / file.path) is None)

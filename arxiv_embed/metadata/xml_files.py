@@ -50,8 +50,9 @@ def read_xml(stream: Readable, file: str) -> Iterator[Paper | Reject]:
         except NotAPaper as reason:
             yield Reject(file, f"record {number}", str(reason), excerpt(fold(" ".join(element.itertext()))))
         element.clear()
-        while element.getprevious() is not None:
-            del element.getparent()[0]
+        parent = element.getparent()
+        while parent is not None and element.getprevious() is not None:
+            del parent[0]
 
 
 def _paper(element: Any) -> Paper:

@@ -57,7 +57,7 @@ def main() -> int:
     from arxiv_embed.pipeline.instance import open_instance
     from arxiv_embed.pipeline.resources import resource_config
 
-    repository = ReconstructableRepository.for_module(DEFINITIONS, "defs", os.fspath(Path.cwd()))
+    repository = ReconstructableRepository.for_module(DEFINITIONS, "defs")
     job = repository.get_reconstructable_job(JOB)
     settings = settings_from_environment()
     with _lock(settings, request.run_id), open_instance(settings) as instance:

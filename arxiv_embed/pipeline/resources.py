@@ -46,7 +46,9 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
         return RunOptions(
             metadata_dir=folder,
             store=self.store or settings.store,
-            checkpoints=Path(self.checkpoint_dir).absolute() if self.checkpoint_dir else settings.checkpoints,
+            checkpoints=Path(self.checkpoint_dir).expanduser().absolute()
+            if self.checkpoint_dir
+            else settings.checkpoints,
             model=self.model or settings.model,
             devices=self.devices or settings.devices,
             dtype=self.dtype,

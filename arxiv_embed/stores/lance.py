@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from lancedb.expr import Expr, col, lit
 from lancedb.index import FTS
 from lancedb.query import MultiMatchQuery
 
-from arxiv_embed.checkpoint.atomic import NoSpace, full_disk_as_sentence
+from arxiv_embed.checkpoint.atomic import NoSpace, disk_faults_as_sentences
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.stores.protocol import PAPER_CHUNK, Filters, Match, StoredPaper, StoreError, WriteReport
@@ -63,7 +63,7 @@ class LanceStore:
     def __init__(self, folder: Path) -> None:
         self.url = str(folder)
         self._folder = folder
-        with full_disk_as_sentence(folder):
+        with disk_faults_as_sentences(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._database = lancedb.connect(folder)
         self._tables: dict[str, Any] = {}
@@ -101,7 +101,9 @@ class LanceStore:
         with self._reading():
             return table.count_rows((col("chunk_index") == lit(PAPER_CHUNK)).to_sql()), table.count_rows()
 
-    def write_shard(self, space: Space, shard: str, rows: pa.Table, identity: str) -> WriteReport:
+    def write_shard(
+        self, space: Space, shard: str, rows: pa.Table, identity: str, *, listed: Container[str] | None = None
+    ) -> WriteReport:
         with self._writing():
             self._remember_space(space)
             table = self._table_made(_rows_of(space.fingerprint), row_schema(space.dimensions), "key")
@@ -112,7 +114,7 @@ class LanceStore:
             )
             arriving = rows.filter(pc.equal(rows["chunk_index"], PAPER_CHUNK))
             ours = held.filter(pc.equal(held["shard"], shard))
-            newer, older = _rivals(held.filter(pc.not_equal(held["shard"], shard)), arriving, shard)
+            newer, older = _rivals(held.filter(pc.not_equal(held["shard"], shard)), arriving, shard, listed)
             uncovered = self._note_losses(space.fingerprint, shard, older, _given_up(ours, arriving))
             if newer:
                 rows = rows.filter(pc.invert(pc.is_in(rows["paper_id"], pa.array(sorted(newer)))))
@@ -207,7 +209,7 @@ class LanceStore:
     def _writing(self) -> Iterator[None]:
         """Two writers that merge the same new keys at once leave duplicates: so there is one."""
         lock = FileLock(self._folder / "writer.lock", f"The store {self._folder}", WRITER_WAIT_SECONDS)
-        with lock, full_disk_as_sentence(self._folder):
+        with lock, disk_faults_as_sentences(self._folder):
             for table in self._tables.values():
                 table.checkout_latest()
             try:
@@ -320,18 +322,21 @@ def _rows_of(space: str) -> str:
     return f"rows_{space}"
 
 
-def _rivals(held: pa.Table, arriving: pa.Table, shard: str) -> tuple[set[str], dict[str, str]]:
+def _rivals(
+    held: pa.Table, arriving: pa.Table, shard: str, listed: Container[str] | None
+) -> tuple[set[str], dict[str, str]]:
     """Of the papers `held` by other shards and `arriving` again: the ids held in newer records, and of the others
-    the id and the shard that loses it."""
+    the id and the shard that loses it. Of equally new records, one of a shard that is `listed` no more loses."""
     held = held.filter(pc.is_in(held["paper_id"], arriving["paper_id"]))
     newer: set[str] = set()
     older: dict[str, str] = {}
     if held.num_rows == 0:
         return newer, older
     columns = arriving.select(["paper_id", "updated", "version"]).to_pylist()
-    ranks = {row["paper_id"]: (row["updated"], row["version"], shard) for row in columns}
+    ranks = {row["paper_id"]: (row["updated"], row["version"], True, shard) for row in columns}
     for row in held.to_pylist():
-        if (row["updated"], row["version"], row["shard"]) > ranks[row["paper_id"]]:
+        is_listed = listed is None or row["shard"] in listed
+        if (row["updated"], row["version"], is_listed, row["shard"]) > ranks[row["paper_id"]]:
             newer.add(row["paper_id"])
         else:
             older[row["paper_id"]] = row["shard"]

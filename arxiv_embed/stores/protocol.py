@@ -6,7 +6,7 @@ a crash between the checkpoint and the store is repaired by writing the shard ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -86,11 +86,13 @@ class VectorStore(Protocol):
     def count(self, space: str) -> tuple[int, int]:
         """Papers and rows."""
 
-    def write_shard(self, space: Space, shard: str, rows: pa.Table, identity: str) -> WriteReport:
+    def write_shard(
+        self, space: Space, shard: str, rows: pa.Table, identity: str, *, listed: Container[str] | None = None
+    ) -> WriteReport:
         """Makes the store hold `rows` (`stores/rows.py`) as all there is of the shard.
 
-        Where another shard holds a paper too, the newest record wins, by update date, version, shard key. Writing
-        twice leaves what writing once left.
+        Where another shard holds a paper too, the newest record wins, by update date, version, shard key; of equally
+        new ones that of a shard not `listed` any more loses. Writing twice leaves what writing once left.
         """
 
     def finish(self, space: Space) -> None:
@@ -116,8 +118,8 @@ class VectorStore(Protocol):
 def open_store(url: str, *, create: bool = False) -> VectorStore:
     """The store at `url`, which is a folder.
 
-    Raises `StoreError` where there is none and `create` is not set, where it cannot be made, or where the URL is of a
-    kind unknown here.
+    Raises `StoreError` where there is none and `create` is not set, or the URL is of a kind unknown here, and
+    `NotWritable` where it cannot be made.
     """
     if "://" in url:
         kind = url.split("://", 1)[0]
@@ -127,7 +129,4 @@ def open_store(url: str, *, create: bool = False) -> VectorStore:
     folder = Path(url).expanduser().absolute()
     if not create and not LanceStore.is_at(folder):
         raise StoreError(f"There is no store at {folder}: make one with `arxiv-embed run --metadata-dir DIR`.")
-    try:
-        return LanceStore(folder)
-    except OSError as error:
-        raise StoreError(f"No store can be kept at {folder} ({error.strerror}): give another --db-name.") from None
+    return LanceStore(folder)

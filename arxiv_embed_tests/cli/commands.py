@@ -17,11 +17,12 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "ARXIV_EMBED_HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "110"}
 
 
-def arxiv_embed(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs `arxiv-embed` to its end."""
+def arxiv_embed(home: Path, *arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs `arxiv-embed` to its end, in `folder`."""
     return subprocess.run(
         [SCRIPT, *map(str, arguments)],
         env=environment(home),
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from arxiv_embed.cli.app import app, main
+from arxiv_embed.cli.app import app
+from arxiv_embed.cli.main import main
 from arxiv_embed_tests.cli.commands import arxiv_embed
 
 Refused = Callable[..., str]
@@ -59,6 +60,14 @@ def test_a_folder_that_is_missing_or_holds_nothing_usable_is_refused(refused: Re
     (folder / "notes.txt").write_text("nothing of arXiv's")
     assert "holds arXiv metadata" in refused("run", "--metadata-dir", folder)
     assert "No metadata folder is named" in refused("run")
+
+
+def test_a_home_that_cannot_be_written_is_refused(
+    refused: Refused, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("where a folder should be")
+    monkeypatch.setenv("ARXIV_EMBED_HOME", str(tmp_path / "file"))
+    assert "Nothing can be written to" in refused("run", "--metadata-dir", small_folder)
 
 
 def test_a_store_of_another_space_is_refused(

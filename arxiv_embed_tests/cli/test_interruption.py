@@ -72,6 +72,25 @@ def test_an_interrupted_run_is_saved_and_goes_on(tmp_path: Path, run_command: tu
     assert json.loads(arxiv_embed(home, "status", "--json").stdout)["spaces"][0]["papers"] == 120
 
 
+def test_interrupting_twice_ends_the_run_at_once_and_dagster_is_told(
+    tmp_path: Path, run_command: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    process = start(home, *run_command)
+    wait_until(lambda: papers_done(home) > 0, "some papers were embedded")
+    [worker] = children_of(process.pid)
+    os.kill(worker, signal.SIGSTOP)  # it does not stop when it is asked to
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, printed
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("ARXIV_EMBED_HOME", str(home))
+    with open_instance(settings_from_environment()) as instance:
+        assert [run.status for run in instance.get_runs()] == [DagsterRunStatus.FAILURE]
+
+
 def test_a_killed_run_is_reported_and_goes_on(
     tmp_path: Path, run_command: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

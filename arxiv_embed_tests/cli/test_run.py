@@ -151,3 +151,31 @@ def test_standard_mode_embeds_the_same_papers(tmp_path: Path, small_folder: Path
         "--standard",
     )
     assert "11 papers embedded" in result.stdout
+
+
+def test_what_lies_around_shadows_nothing_and_is_named(tmp_path: Path, small_folder: Path, tiny_model: Path) -> None:
+    """A module's name in the working folder, a home within the metadata, a file that is no metadata."""
+    for module in ("random.py", "numba.py"):
+        (small_folder / module).write_text("raise SystemExit('this is not the library')")
+    command = ("run", "--metadata-dir", ".", "--model", tiny_model, "--devices", "cpu:1")
+    home = small_folder / "home"
+    first = arxiv_embed(home, *command, folder=small_folder)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "passed over, as no metadata is in it: numba.py, random.py\n" in first.stdout
+    assert arxiv_embed(home, *command, folder=small_folder).stdout.startswith("Nothing to do: 2 shards unchanged")
+
+
+def test_a_renamed_file_s_changed_text_takes_the_old_one_s_place(
+    tmp_path: Path, small_folder: Path, tiny_model: Path
+) -> None:
+    home = tmp_path / "home"
+    command = ("run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
+    (small_folder / "first.jsonl").unlink()
+    assert arxiv_embed(home, *command).returncode == 0
+    old = small_folder / "second.jsonl"
+    (small_folder / "another.jsonl").write_bytes(old.read_bytes().replace(b"the", b"zebra"))
+    old.unlink()
+    assert arxiv_embed(home, *command).returncode == 0
+    hits = json.loads(arxiv_embed(home, "search", "zebra", "-k", "5", "--json").stdout)
+    assert len(hits) == 5
+    assert all("zebra" in hit["abstract"] for hit in hits)

@@ -11,7 +11,7 @@ import pytest
 from arxiv_embed.metadata import cuts
 from arxiv_embed.metadata.paper import Reject
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import list_shards, passed_over
+from arxiv_embed.metadata.shards import list_folder, list_shards
 from arxiv_embed.settings import ArxivEmbedError
 from arxiv_embed_tests.metadata.folders import (
     CONTAINERS,
@@ -181,7 +181,7 @@ def test_shapes_are_mixed_and_nested_freely(folder: Path) -> None:
     keys = ["lines.gz@0000", "lines.gz@0001", "month:2401", "x/array.gz@0000", "x/array.gz@0001"]
     assert [shard.key for shard in shards_of(folder, 10)] == [*keys, "x/y/xml.gz@0000", "x/y/xml.gz@0001"]
     assert len(papers_in(read_folder(folder, 10))) == 39
-    assert passed_over(folder) == ["notes.txt"]
+    assert list_folder(folder, shard_papers=10, index=folder.with_name("index")).passed_over == ("notes.txt",)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 
 import pytest
 
+from arxiv_embed.metadata.paper import Paper
+from arxiv_embed.metadata.xml_files import read_xml
 from arxiv_embed_tests.metadata.folders import oai_answer, papers_in, read_folder, reasons_in, record, rejects_in
 
 ENTRY = (
@@ -118,3 +121,13 @@ def test_entities_and_external_documents_are_refused_unread(folder: Path, tmp_pa
     assert papers_in(items) == []
     assert {reject.file for reject in rejects_in(items)} == {"a.xml", "b.xml"}
     assert "SECRET" not in repr(items)
+
+
+def test_a_single_record_behind_a_comment_is_read() -> None:
+    entry = (
+        b'<?xml version="1.0"?><!-- kept --><entry xmlns="http://www.w3.org/2005/Atom">'
+        b"<id>http://arxiv.org/abs/1707.08567v1</id><title>A title</title><summary>Some words.</summary></entry>"
+    )
+    [paper] = read_xml(io.BytesIO(entry), "a.xml")
+    assert isinstance(paper, Paper)
+    assert paper.id == "1707.08567"

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arxiv_embed.checkpoint.atomic import NoSpace
+from arxiv_embed.checkpoint.atomic import NoSpace, NotWritable
 from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.stores import lance
 from arxiv_embed.stores.lance import LanceStore
@@ -324,7 +324,7 @@ def test_a_store_is_found_made_or_refused_in_one_sentence(tmp_path: Path) -> Non
     with pytest.raises(StoreError, match="kind redis:// is not supported"):
         open_store("redis://host/db", create=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="No store can be kept at"):
+    with pytest.raises(NotWritable, match="Nothing can be written to"):
         open_store(str(tmp_path / "file"), create=True)
     open_store(str(tmp_path / "none"), create=True)
     with pytest.raises(StoreError, match="holds nothing in this space"):
