@@ -107,6 +107,7 @@ def block(progress: RunProgress, now: float) -> RenderableType:
     left = progress.seconds_left(now)
     doing = f"{progress.shard}" if progress.ready else "reading, and loading the model …"
     grid = Table.grid(padding=(0, 2))
+    grid.add_row("model", progress.dtype, Text(progress.model, style="dim"))
     grid.add_row("shards", f"{progress.shards_done} of {progress.shards}", Text(doing, style="dim"))
     bar = ProgressBar(total=max(progress.papers, 1), completed=progress.papers_done, width=BAR_WIDTH)
     grid.add_row("papers", f"{count(progress.papers_done)} of {count(progress.papers)}", bar)

@@ -74,7 +74,7 @@ def rendered(progress: RunProgress, now: float) -> str:
 
 def test_the_block_shows_shards_papers_rates_time_left_and_rejects() -> None:
     shown = rendered(halfway(), 1007.0)
-    for part in ("0 of 2", "[a].jsonl", "15 of 30", "3.0 papers/s", "600 tokens/s", "5.0 s left"):
+    for part in ("0 of 2", "[a].jsonl", "15 of 30", "float32", "3.0 papers/s", "600 tokens/s", "5.0 s left"):
         assert part in shown
     rejects = next(line for line in shown.splitlines() if line.startswith("rejects"))
     assert rejects.split()[1] == "3"

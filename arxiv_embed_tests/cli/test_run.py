@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from dagster import AssetKey, DagsterRunStatus
 
+from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.space import space_of
 from arxiv_embed.pipeline.instance import open_instance
+from arxiv_embed.plan import embeddings_key
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed_tests.cli.commands import arxiv_embed
 
@@ -179,3 +183,17 @@ def test_a_renamed_file_s_changed_text_takes_the_old_one_s_place(
     hits = json.loads(arxiv_embed(home, "search", "zebra", "-k", "5", "--json").stdout)
     assert len(hits) == 5
     assert all("zebra" in hit["abstract"] for hit in hits)
+
+
+def test_a_shard_that_fails_is_listed_and_the_others_are_done(
+    tmp_path: Path, small_folder: Path, tiny_model: Path
+) -> None:
+    home = tmp_path / "home"
+    space = space_of(resolve_model(str(tiny_model)), "sentences:128")
+    with CheckpointStore(home / "checkpoints").hold(embeddings_key("first.jsonl", space)):
+        result = arxiv_embed(home, "run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
+    assert result.returncode == 1
+    assert "failed: first.jsonl: Shard first.jsonl is in use by process " in result.stdout
+    assert "5 papers embedded" in result.stdout
+    told = json.loads(arxiv_embed(home, "status", "--json").stdout)["last_run"]
+    assert (told["state"], list(told["failed"])) == ("failed", ["first.jsonl"])
