@@ -212,6 +212,17 @@ def test_the_time_left_follows_from_papers_embedded_not_from_reused_ones() -> No
     assert progress.seconds_left(20.0) == pytest.approx(150 * 10 / 50)
 
 
+def test_a_pool_that_was_started_anew_has_a_speed_of_its_own() -> None:
+    progress = RunProgress()
+    progress.apply({"time": 0.0, "event": "run_started", **vars(started("a", papers=200))})
+    progress.apply({"time": 0.0, "event": "pool_ready", "dtype": "float32", "seconds": 1.0})
+    progress.apply({"time": 9.0, "event": "batch", **vars(batch("a", 90))})
+    progress.apply({"time": 20.0, "event": "pool_ready", "dtype": "float32", "seconds": 1.0})
+    progress.apply({"time": 25.0, "event": "batch", **vars(batch("a", 10))})
+    assert progress.devices["cpu:0"].rates(25.0, progress.ready)[0] == pytest.approx(2)
+    assert progress.seconds_left(25.0) == pytest.approx(100 / 2)
+
+
 def test_an_event_of_a_later_version_is_passed_over() -> None:
     progress = RunProgress()
     progress.apply({"time": 5.0, "event": "something_new"})

@@ -23,7 +23,7 @@ from arxiv_embed.encoding.tokens import FloatArray
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.pool import Pool
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import list_shards
+from arxiv_embed.metadata.shards import list_folder
 from arxiv_embed.run import Run
 from arxiv_embed.settings import DEFAULT_MODEL, DEFAULT_SHARD_PAPERS, RunOptions, settings_from_environment
 from bench.baseline import Baseline, has_bfloat16
@@ -150,6 +150,7 @@ def _write_sample(metadata: Path, index: Path) -> list[str]:
     with gzip.open(real_data() / "arxiv_100k.jsonl.gz", "rb") as lines:
         (metadata / MEASURED).write_bytes(b"".join(islice(lines, PAPERS)))
         (metadata / WARMING).write_bytes(b"".join(islice(lines, WARMING_PAPERS)))
-    shards = {shard.key: shard for shard in list_shards(metadata, shard_papers=DEFAULT_SHARD_PAPERS, index=index)}
+    listing = list_folder(metadata, shard_papers=DEFAULT_SHARD_PAPERS, index=index)
+    shards = {shard.key: shard for shard in listing.shards}
     with ShardReader() as reader:
         return [paper.text for paper in reader.load(shards[MEASURED]).papers]

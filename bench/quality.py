@@ -20,7 +20,7 @@ from arxiv_embed.encoding.encoder import TextEncoder
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import list_shards
+from arxiv_embed.metadata.shards import list_folder
 from arxiv_embed.run import Run
 from arxiv_embed.settings import DEFAULT_MODEL, DEFAULT_SHARD_PAPERS, RunOptions, settings_from_environment
 from arxiv_embed.stores.protocol import Filters, open_store
@@ -106,7 +106,7 @@ def _ranked_by_run(folder: Path, queries: Mapping[str, str]) -> RunOutcome:
 
 def _ranked_by_baseline(folder: Path, queries: Mapping[str, str], max_tokens: int) -> Rankings:
     """By exact cosine over the very texts that the run embeds."""
-    [shard] = list_shards(folder / "metadata", shard_papers=DEFAULT_SHARD_PAPERS, index=folder / "index")
+    [shard] = list_folder(folder / "metadata", shard_papers=DEFAULT_SHARD_PAPERS, index=folder / "index").shards
     with ShardReader() as reader:
         papers = reader.load(shard).papers
     with Baseline(resolve_model(DEFAULT_MODEL)) as baseline:

@@ -24,7 +24,7 @@ from isal import igzip
 
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import Shard, list_shards
+from arxiv_embed.metadata.shards import Shard, list_folder
 from arxiv_embed.settings import DEFAULT_SHARD_PAPERS
 from bench.data import REPOSITORY, real_data
 from bench.metric import Metric
@@ -103,7 +103,7 @@ def _measured(what: str, file: Path) -> dict[str, float]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as index, ShardReader() as reader:
         begun = time.process_time()
-        shards = list_shards(file.parent, shard_papers=DEFAULT_SHARD_PAPERS, index=Path(index))
+        shards = list_folder(file.parent, shard_papers=DEFAULT_SHARD_PAPERS, index=Path(index)).shards
         cut = time.process_time()
         if what == "floor":
             papers = _floor(file)

@@ -104,7 +104,9 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
     say(console, summary(progress))
     for space in held_by_store(options.store)[:1]:
         say(console, f"{shown(options.store)} holds {plural(space.papers, 'paper')}, {plural(space.rows, 'row')}")
-    return SOMETHING_FAILED if progress.failed else DONE
+    if launched.exit_code == SOMETHING_FAILED and not progress.failed:
+        complain(f"The rows are stored, but Dagster could not be told ({launched.last_words()}): see {launched.log}.")
+    return SOMETHING_FAILED if launched.exit_code == SOMETHING_FAILED else DONE
 
 
 def _follow(launched: LaunchedRun, console: Console) -> bool:

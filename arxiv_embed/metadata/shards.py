@@ -68,11 +68,6 @@ class Listing:
     passed_over: tuple[str, ...]
 
 
-def list_shards(folder: Path, *, shard_papers: int, index: Path) -> list[Shard]:
-    """The shards of `list_folder`."""
-    return list(list_folder(folder, shard_papers=shard_papers, index=index).shards)
-
-
 def list_folder(folder: Path, *, shard_papers: int, index: Path, without: Collection[Path] = ()) -> Listing:
     """Every shard of `folder`, not looking into the folders `without`; `index` is where the cuts of large files are
     remembered.

@@ -113,6 +113,11 @@ def test_the_summary_leaves_out_what_did_not_happen() -> None:
     assert lines == ["0 papers embedded in 0.0 s", "0 rows of 0 shards stored"]
 
 
+def test_a_run_that_came_after_another_says_so() -> None:
+    late = progress_of({**STARTED, "shards": [], "papers": 0})
+    assert summary(late) == "Nothing was left to do: another run has done it meanwhile"
+
+
 def test_numbers_read_as_people_write_them() -> None:
     assert count(12345.6) == "12,346"
     assert (plural(1, "shard"), plural(0, "shard")) == ("1 shard", "0 shards")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 
 from arxiv_embed.cli.app import app
 from arxiv_embed.cli.main import main
-from arxiv_embed_tests.cli.commands import arxiv_embed
+from arxiv_embed_tests.cli.commands import SCRIPT, arxiv_embed, environment
 
 Refused = Callable[..., str]
 
@@ -115,3 +117,28 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
     usage, explanation = result.output.split("\n", 2)[1:]
     assert "Usage" in usage
     assert f"arxiv-embed {command}" in explanation
+
+
+def test_a_record_that_a_full_disk_has_cut_does_not_stop_status(tmp_path: Path) -> None:
+    record = tmp_path / "home" / "runs" / "torn" / "progress.jsonl"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"time": 17\n')
+    result = arxiv_embed(tmp_path / "home", "status")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_what_a_terminal_cannot_show_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = arxiv_embed(tmp_path / "zu Hause bei Jürgen", "status")
+    assert result.returncode == 0, result.stderr
+    assert "bei J?rgen" in result.stdout
+
+
+def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [SCRIPT, "status"], env=environment(tmp_path / "home"), stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert result.stderr == b""

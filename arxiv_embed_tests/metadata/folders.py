@@ -13,7 +13,7 @@ import zstandard
 
 from arxiv_embed.metadata.paper import Paper, Reject
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import Shard, list_shards
+from arxiv_embed.metadata.shards import Shard, list_folder
 
 CONTAINERS: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda raw: raw,
@@ -65,7 +65,7 @@ SHAPES: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
 
 
 def shards_of(folder: Path, shard_papers: int = 20_000) -> list[Shard]:
-    return list_shards(folder, shard_papers=shard_papers, index=folder.parent / "index")
+    return list(list_folder(folder, shard_papers=shard_papers, index=folder.parent / "index").shards)
 
 
 def read_folder(folder: Path, shard_papers: int = 20_000) -> list[Paper | Reject]:

@@ -17,11 +17,11 @@ READ = """
 import re, sys
 from pathlib import Path
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import list_shards
+from arxiv_embed.metadata.shards import list_folder
 
 folder = Path(sys.argv[1])
 with ShardReader() as reader:
-    shards = list_shards(folder, shard_papers=20_000, index=folder.parent / "index")
+    shards = list_folder(folder, shard_papers=20_000, index=folder.parent / "index").shards
     items = sum(1 for shard in shards for _ in reader.read(shard))
 print(items, int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """

@@ -16,7 +16,7 @@ from lxml import etree
 
 from arxiv_embed.metadata import cuts, json_files
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import list_shards
+from arxiv_embed.metadata.shards import list_folder
 from arxiv_embed_tests.metadata.folders import (
     CONTAINERS,
     SHAPES,
@@ -201,7 +201,7 @@ def test_the_xml_answers_are_read_whole(real_data: Path, tmp_path: Path) -> None
             1 for element in etree.parse(file).iter("{*}record", "{*}entry", "{*}error") if element is not None
         )
     with ShardReader() as reader:
-        for shard in list_shards(folder, shard_papers=20_000, index=tmp_path / "index"):
+        for shard in list_folder(folder, shard_papers=20_000, index=tmp_path / "index").shards:
             items = list(reader.read(shard))
             found[shard.files[0]] += len(items)
             papers += len(papers_in(items))
@@ -215,7 +215,7 @@ def test_the_carried_examples_are_read_whole(examples: Path, tmp_path: Path) -> 
     with ShardReader() as reader:
         items = [
             item
-            for shard in list_shards(examples, shard_papers=20_000, index=tmp_path / "index")
+            for shard in list_folder(examples, shard_papers=20_000, index=tmp_path / "index").shards
             for item in reader.read(shard)
         ]
     assert rejects_in(items) == []

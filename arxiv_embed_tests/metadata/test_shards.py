@@ -11,7 +11,7 @@ import pytest
 from arxiv_embed.metadata import cuts
 from arxiv_embed.metadata.paper import Reject
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import list_folder, list_shards
+from arxiv_embed.metadata.shards import list_folder
 from arxiv_embed.settings import ArxivEmbedError
 from arxiv_embed_tests.metadata.folders import (
     CONTAINERS,
@@ -186,7 +186,7 @@ def test_shapes_are_mixed_and_nested_freely(folder: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArxivEmbedError, match=r"no metadata folder .*absent"):
-        list_shards(tmp_path / "absent", shard_papers=10, index=tmp_path / "index")
+        list_folder(tmp_path / "absent", shard_papers=10, index=tmp_path / "index")
 
 
 def test_a_file_removed_after_the_listing_fails_its_own_shard_only(folder: Path) -> None:
@@ -202,3 +202,11 @@ def test_a_file_removed_after_the_listing_fails_its_own_shard_only(folder: Path)
         content = reader.load(month)
     assert [paper.id for paper in content.papers] == ["2401.00002"]
     assert content.rejects[0].reason == "file was removed before it was read"
+
+
+def test_a_folder_that_is_a_link_is_not_followed_and_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.jsonl").write_bytes(json_lines(records(3)))
+    (folder / "linked").symlink_to(folder)
+    listing = list_folder(folder, shard_papers=10, index=tmp_path / "index")
+    assert [shard.key for shard in listing.shards] == ["a.jsonl"]
+    assert listing.passed_over == ("linked/",)
