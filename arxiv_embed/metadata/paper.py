@@ -17,7 +17,7 @@ _VISIBLE = bytes(range(ord(" "), 0x7F))
 @dataclass(frozen=True, slots=True)
 class Paper:
     """`id` is canonical and without version; dates are "YYYY-MM-DD", "" where the source has none; `version` is 0
-    where the source does not say."""
+    where the source does not say; `fields` is what else the record says (`fields_text`)."""
 
     id: str
     version: int
@@ -28,6 +28,7 @@ class Paper:
     published: str
     updated: str
     withdrawn: bool
+    fields: str = ""
 
     @property
     def text(self) -> str:

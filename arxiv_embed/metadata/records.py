@@ -8,6 +8,7 @@ from email.utils import parsedate
 from functools import lru_cache
 from typing import Any
 
+from arxiv_embed.metadata.fields import fields_text
 from arxiv_embed.metadata.ids import canonical_id
 from arxiv_embed.metadata.paper import NotAPaper, Paper, fold
 
@@ -55,6 +56,7 @@ def paper_of(record: dict[str, Any], file_id: str | None = None) -> Paper:
         published or get("created"),
         get("updated") or get("update_date"),
         comments if type(comments) is str else "",
+        fields_text(record),
     )
 
 
@@ -68,6 +70,7 @@ def make_paper(
     published: Any,
     updated: Any,
     comments: str,
+    fields: str,
 ) -> Paper:
     """A paper from its fields as a source gives them; raises `NotAPaper` where the text cannot be one."""
     title = _text(title, "title")
@@ -85,6 +88,7 @@ def make_paper(
         published,
         _day(updated) or published,
         _is_withdrawn(abstract, comments),
+        fields,
     )
 
 

@@ -10,12 +10,15 @@ from typing import Any
 
 from lxml import etree
 
+from arxiv_embed.metadata.fields import fields_text
 from arxiv_embed.metadata.ids import canonical_id
 from arxiv_embed.metadata.paper import NotAPaper, Paper, Reject, excerpt, fold
 from arxiv_embed.metadata.records import make_paper
 from arxiv_embed.metadata.streams import Damaged, Readable
 
 RECORDS = ("{*}record", "{*}entry", "{*}error")
+_ATOM_NAMES = {"comment": "comments", "journal_ref": "journal-ref"}
+"""What the other sources call it."""
 
 
 def read_xml(stream: Readable, file: str) -> Iterator[Paper | Reject]:
@@ -78,6 +81,12 @@ def _text(element: Any, name: str) -> str | None:
     return None if child is None else "".join(child.itertext())
 
 
+def _texts(body: Any) -> dict[str, str]:
+    """The body's elements of text alone, by name."""
+    leaves = (child for child in body.iterchildren("{*}*") if len(child) == 0 and child.text)
+    return {etree.QName(leaf).localname: leaf.text for leaf in leaves}
+
+
 def _arxiv_paper(body: Any) -> Paper:
     paper_id, version = canonical_id(_text(body, "id") or "")
     dates = [_text(v, "date") or "" for v in body.iterfind("{*}version")]
@@ -96,6 +105,7 @@ def _arxiv_paper(body: Any) -> Paper:
         dates[0] if dates else _text(body, "created"),
         dates[-1] if dates else _text(body, "updated"),
         _text(body, "comments") or "",
+        fields_text(_texts(body)),
     )
 
 
@@ -105,6 +115,12 @@ def _dublin_core_paper(body: Any, record: Any) -> Paper:
     comments = [d for d in descriptions if d.startswith("Comment:")]
     dates = [d.text or "" for d in body.iterfind("{*}date")]
     sets = [s.text or "" for s in record.iterfind("{*}header/{*}setSpec")]
+    identifiers = [i.text or "" for i in body.iterfind("{*}identifier")]
+    fields = {
+        "comments": " ".join(comments).removeprefix("Comment:").strip() or None,
+        "doi": next((i.removeprefix("doi:") for i in identifiers if i.startswith("doi:")), None),
+        "journal-ref": next((i for i in identifiers if i and not i.startswith(("doi:", "http"))), None),
+    }
     return make_paper(
         paper_id,
         version,
@@ -115,6 +131,7 @@ def _dublin_core_paper(body: Any, record: Any) -> Paper:
         dates[0] if dates else "",
         dates[-1] if dates else "",
         " ".join(comments),
+        fields_text(fields),
     )
 
 
@@ -123,6 +140,7 @@ def _atom_paper(entry: Any) -> Paper:
     if "/api/errors" in address:
         raise NotAPaper(f"error answer: {fold(_text(entry, 'summary') or '')}")
     paper_id, version = canonical_id(address)
+    fields = {_ATOM_NAMES.get(name, name): text for name, text in _texts(entry).items() if name != "summary"}
     return make_paper(
         paper_id,
         version,
@@ -133,4 +151,5 @@ def _atom_paper(entry: Any) -> Paper:
         _text(entry, "published"),
         _text(entry, "updated"),
         _text(entry, "comment") or "",
+        fields_text(fields),
     )

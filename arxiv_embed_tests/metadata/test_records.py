@@ -30,6 +30,7 @@ def test_a_kaggle_record_becomes_a_paper() -> None:
                 {"version": "v2", "created": "Tue, 24 Jul 2007 20:10:27 GMT"},
             ],
             update_date="2008-11-26",
+            doi="10.1103/PhysRevD.76.013009",
         )
     )
     assert paper == Paper(
@@ -42,6 +43,7 @@ def test_a_kaggle_record_becomes_a_paper() -> None:
         published="2007-04-02",
         updated="2008-11-26",
         withdrawn=False,
+        fields='{"doi":"10.1103/PhysRevD.76.013009"}',
     )
     assert paper.text == f"{paper.title}\n\n{paper.abstract}"
 
