@@ -1,4 +1,4 @@
-"""Settings: frozen, typed values; the environment is read here, by one function, and nowhere else."""
+"""Settings: frozen, typed values; the environment is read here, by functions, and nowhere else."""
 
 from __future__ import annotations
 
@@ -51,6 +51,16 @@ class Settings:
         return self.home / "index"
 
     @property
+    def leases(self) -> Path:
+        """One locked file for each device that a run uses."""
+        return self.home / "devices"
+
+    @property
+    def learned(self) -> Path:
+        """What was learned of the memory that batches take, a file for each type of device and space."""
+        return self.home / "devices" / "learned"
+
+    @property
     def dagster(self) -> Path:
         """Dagster's own storage, unless DAGSTER_HOME or a PostgreSQL URL says otherwise."""
         return self.home / "dagster"
@@ -75,6 +85,13 @@ def settings_from_environment(environment: Mapping[str, str] | None = None) -> S
     )
 
 
+def visible_gpus(environment: Mapping[str, str] | None = None, *, hip: bool = False) -> str | None:
+    """What CUDA_VISIBLE_DEVICES says (AMD's driver asks HIP_VISIBLE_DEVICES before it); None where it is not set."""
+    environment = os.environ if environment is None else environment
+    names = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES") if hip else ("CUDA_VISIBLE_DEVICES",)
+    return next((environment[name] for name in names if name in environment), None)
+
+
 def _store_place(url: str) -> str:
     return url if "://" in url else str(Path(url).expanduser().absolute())
 
@@ -96,3 +113,5 @@ class RunOptions:
     fresh: bool = False
     limit: int | None = None
     shard_papers: int = DEFAULT_SHARD_PAPERS
+    priority: tuple[str, ...] = ()
+    """What `parse_priority` takes, its paths absolute."""
