@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arxiv_embed.checkpoint.segments import Segments
-from arxiv_embed.gpu.pool import BatchReport, EncodedPaper
+from arxiv_embed.gpu.pool import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
 from arxiv_embed.metadata.paper import Paper, Reject
 from arxiv_embed.settings import ArxivEmbedError
 from arxiv_embed.stores.protocol import PAPER_CHUNK
@@ -32,9 +32,11 @@ PAPERS = pa.schema(
         ("updated", pa.string()),
         ("withdrawn", pa.bool_()),
         ("text_sha256", pa.string()),
+        ("fields", pa.string()),
     ]
 )
 REJECTS = pa.schema([(name, pa.string()) for name in ("file", "position", "reason", "excerpt")])
+FAILURES = pa.schema([(name, pa.string()) for name in ("paper_id", "reason")])
 
 
 def vectors_schema(dimensions: int) -> pa.Schema:
@@ -56,15 +58,23 @@ def vectors_schema(dimensions: int) -> pa.Schema:
 class TextPool(Protocol):
     """What `embed_shard` needs of a pool."""
 
-    def encode(self, texts: Sequence[str], on_batch: Callable[[BatchReport], None]) -> Iterable[EncodedPaper]: ...
+    def encode(
+        self,
+        texts: Sequence[str],
+        on_batch: Callable[[BatchReport], None],
+        urgent: Sequence[bool] | None = None,
+        on_incident: Callable[[Incident], None] = ...,
+    ) -> Iterable[Outcome]: ...
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A shard's vectors (`vectors_schema`) and how many of its papers had them already."""
+    """A shard's vectors (`vectors_schema`), how many of its papers had them already, and the papers that no device
+    could embed (`FAILURES`)."""
 
     vectors: pa.Table
     resumed: int
+    failures: pa.Table
 
 
 def embed_shard(
@@ -74,20 +84,25 @@ def embed_shard(
     *,
     known: Sequence[pa.Table] = (),
     segments: Segments,
+    urgent: Sequence[bool] | None = None,
     on_batch: Callable[[BatchReport], None] = lambda report: None,
     on_segment: Callable[[int], None] = lambda papers: None,
+    on_incident: Callable[[Incident], None] = lambda incident: None,
 ) -> Embedded:
     """Embeds the papers (table `PAPERS`) whose text has no vectors yet, among `known` or the segments.
 
     Finished papers become a segment every `SEGMENT_SECONDS`, and when the work is interrupted or fails. `pool` is
-    asked for only where there is something to embed. Raises `ArxivEmbedError` where it leaves a paper out.
+    asked for only where there is something to embed; it takes those papers first that `urgent` marks (one bool a
+    paper). Raises `ArxivEmbedError` where no paper at all could be embedded, or one is left out without a reason.
     """
     kept = _kept(papers, [*known, *segments.tables()], dimensions)
     missing = np.flatnonzero(pc.invert(pc.is_in(papers["paper_id"], pc.unique(kept["paper_id"]))).to_numpy())
     pieces = [kept]
+    failed: list[tuple[str, str]] = []
     if len(missing):
         waiting = papers.take(missing).select(["paper_id", "title", "abstract", "text_sha256"])
         texts = _texts(waiting)
+        first = None if urgent is None else [urgent[row] for row in missing.tolist()]
         finished: list[EncodedPaper] = []
 
         def save() -> None:
@@ -100,8 +115,11 @@ def embed_shard(
 
         saved = time.monotonic()
         try:
-            for paper in pool().encode(texts, on_batch):
-                finished.append(paper)
+            for outcome in pool().encode(texts, on_batch, urgent=first, on_incident=on_incident):
+                if isinstance(outcome, FailedPaper):
+                    failed.append((waiting["paper_id"][outcome.index].as_py(), outcome.reason))
+                    continue
+                finished.append(outcome)
                 if time.monotonic() - saved > SEGMENT_SECONDS:
                     save()
                     saved = time.monotonic()
@@ -111,12 +129,18 @@ def embed_shard(
         if finished:
             pieces.append(_vectors_table(finished, waiting, dimensions))
     vectors = _in_order_of(papers, pa.concat_tables(pieces))
+    failures = pa.Table.from_pylist(
+        [{"paper_id": paper, "reason": reason} for paper, reason in sorted(failed)], schema=FAILURES
+    )
     whole = vectors.filter(pc.equal(vectors["chunk_index"], PAPER_CHUNK))
-    if not whole["paper_id"].equals(papers["paper_id"]):
+    embedded = papers["paper_id"].filter(pc.invert(pc.is_in(papers["paper_id"], failures["paper_id"])))
+    if not whole["paper_id"].equals(embedded):
         raise ArxivEmbedError(
-            f"The devices gave back {whole.num_rows} of {papers.num_rows} papers: run again, and report this."
+            f"The devices gave back {whole.num_rows} of {len(embedded)} papers: run again, and report this."
         )
-    return Embedded(vectors, papers.num_rows - len(missing))
+    if failed and not len(embedded):
+        raise ArxivEmbedError(f"None of {len(failed)} papers could be embedded: of the first, {failed[0][1]}.")
+    return Embedded(vectors, papers.num_rows - len(missing), failures)
 
 
 def papers_table(papers: Sequence[Paper]) -> pa.Table:

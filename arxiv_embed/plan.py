@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import ModelFiles, check_dtype, resolve_model
 from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.gpu.devices import Device, parse_devices
+from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard, list_folder
 from arxiv_embed.settings import ArxivEmbedError, RunOptions, Settings
@@ -89,10 +90,16 @@ def stored_identity(papers: Manifest, embeddings: Manifest) -> str:
 
 def covers(papers: Manifest, shard: Shard) -> bool:
     """Whether a papers checkpoint was made from this very source, and from as much of it as the run asks for."""
-    if papers.source.signature != shard.signature:
+    if papers.source.signature != shard.signature or not _has_all_columns(papers):
         return False
     read_to = papers.details.get("limit")
     return read_to is None or (shard.limit is not None and shard.limit <= read_to)
+
+
+def _has_all_columns(papers: Manifest) -> bool:
+    """Whether the checkpoint was made since `Paper` has all its fields."""
+    columns = {line.split(":")[0] for line in papers.files["papers"].schema.splitlines()}
+    return {field.name for field in fields(Paper)} - {"id"} <= columns
 
 
 def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
@@ -140,7 +147,9 @@ def _plan_shard(
 def _why_read(papers: Manifest | None, shard: Shard) -> str:
     if papers is None:
         return "new"
-    return "read in part" if papers.source.signature == shard.signature else "source changed"
+    if papers.source.signature != shard.signature:
+        return "source changed"
+    return "read in part" if _has_all_columns(papers) else "read by an older version"
 
 
 def _held_by_store(url: str, space: Space) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,6 +46,14 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class DevicesFound(Event):
+    """The devices that the run has taken for itself: the fields of `DeviceFacts` of each."""
+
+    name = "devices_found"
+    devices: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class PoolReady(Event):
     name = "pool_ready"
     dtype: str
@@ -70,12 +78,14 @@ class PapersRead(Event):
     duplicates: int
     withdrawn: int
     seconds: float
+    urgent: int = 0
+    """Papers that `--priority` marks."""
 
 
 @dataclass(frozen=True)
 class BatchDone(Event):
-    """`tokens` are real ones; `padded_tokens` are what was computed; `peak_memory` bytes the device's worker has held
-    so far."""
+    """`tokens` are real ones; `padded_tokens` are what was computed; bytes that the device's worker held at most, as
+    predicted and as measured."""
 
     name = "batch"
     shard: str
@@ -84,7 +94,29 @@ class BatchDone(Event):
     tokens: int
     padded_tokens: int
     seconds: float
+    predicted_memory: int
     peak_memory: int
+
+
+@dataclass(frozen=True)
+class DeviceIncident(Event):
+    """Something went wrong on a device, or came right again (`gpu.pool.Incident`)."""
+
+    name = "device_incident"
+    shard: str
+    device: str
+    what: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class PaperFailed(Event):
+    """No device could embed the paper; the others of its shard are not touched by that."""
+
+    name = "paper_failed"
+    shard: str
+    paper_id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +145,7 @@ class ShardEmbedded(Event):
     cut_papers: int
     cut_tokens: int
     seconds: float
+    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,6 +227,10 @@ class DeviceProgress:
     tokens: int = 0
     padded_tokens: int = 0
     peak_memory: int = 0
+    incidents: Counter[str] = field(default_factory=Counter)
+    """How often what went wrong."""
+    trouble: str = ""
+    """What keeps it from working at present."""
     recent: deque[tuple[float, int, int]] = field(default_factory=deque)
     """(time, papers, tokens) of the batches of the last `RATE_SECONDS`."""
 
@@ -232,6 +269,8 @@ class RunProgress:
     rejects: int = 0
     duplicates: int = 0
     withdrawn: int = 0
+    urgent: int = 0
+    """Papers that `--priority` marks."""
     long_papers: int = 0
     cut_papers: int = 0
     cut_tokens: int = 0
@@ -239,9 +278,13 @@ class RunProgress:
     skipped_papers: int = 0
     """Papers that the store holds in a newer record, from another shard."""
     shard: str = ""
-    """The shard last begun."""
+    """The shard last begun or gone on with."""
     failed: dict[str, str] = field(default_factory=dict)
+    failed_papers: dict[str, str] = field(default_factory=dict)
+    """Why no device could embed them, by id."""
     devices: dict[str, DeviceProgress] = field(default_factory=dict)
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    """What is known of each device, once the run has taken them (`DevicesFound`)."""
     _embedded_before: int = 0
     _estimates: dict[str, int] = field(default_factory=dict)
     _done_in: dict[str, int] = field(default_factory=dict)
@@ -272,6 +315,9 @@ class RunProgress:
         self.shards, self.unchanged, self.papers = len(line["shards"]), line["unchanged"], line["papers"]
         self.devices = {name: DeviceProgress() for name in line["devices"]}
 
+    def _on_devices_found(self, line: Mapping[str, Any]) -> None:
+        self.facts = line["devices"]
+
     def _on_pool_ready(self, line: Mapping[str, Any]) -> None:
         self.ready, self.dtype = line["time"], line["dtype"]
         self._embedded_before = sum(device.papers for device in self.devices.values())
@@ -289,8 +335,10 @@ class RunProgress:
         self.rejects += line["rejects"]
         self.duplicates += line["duplicates"]
         self.withdrawn += line["withdrawn"]
+        self.urgent += line.get("urgent", 0)
 
     def _on_batch(self, line: Mapping[str, Any]) -> None:
+        self.shard = line["shard"]
         device = self.devices.setdefault(line["device"], DeviceProgress())
         device.papers += line["papers"]
         device.tokens += line["tokens"]
@@ -300,10 +348,19 @@ class RunProgress:
         self.papers_done += line["papers"]
         self._done_in[line["shard"]] = self._done_in.get(line["shard"], 0) + line["papers"]
 
+    def _on_device_incident(self, line: Mapping[str, Any]) -> None:
+        device = self.devices.setdefault(line["device"], DeviceProgress())
+        device.incidents[line["what"]] += 1
+        if line["what"] in ("lost", "hung", "retired", "back"):
+            device.trouble = "" if line["what"] == "back" else f"{line['what']}: {line['detail']}"
+
+    def _on_paper_failed(self, line: Mapping[str, Any]) -> None:
+        self.failed_papers[line["paper_id"]] = line["reason"]
+
     def _on_shard_embedded(self, line: Mapping[str, Any]) -> None:
         embedded = self._done_in.get(line["shard"], 0)
-        self._done_in[line["shard"]] = line["papers"]
-        self.papers_done += line["papers"] - embedded
+        self._done_in[line["shard"]] = line["papers"] + line.get("failed", 0)
+        self.papers_done += line["papers"] + line.get("failed", 0) - embedded
         self.papers_reused += line["papers"] - embedded
         if embedded:
             self.embedding_seconds += line["seconds"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
@@ -17,13 +18,19 @@ from arxiv_embed.checkpoint.manifest import Manifest, Source
 from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
 from arxiv_embed.embed import embed_shard, papers_table, rejects_table
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.gpu.pool import BatchReport, Pool
+from arxiv_embed.gpu.inventory import describe, inventory
+from arxiv_embed.gpu.lease import DeviceLeases
+from arxiv_embed.gpu.pool import BatchReport, Incident, Pool
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard
 from arxiv_embed.plan import RunPlan, covers, embeddings_key, papers_key, plan_run, stored_identity
+from arxiv_embed.priority import parse_priority
 from arxiv_embed.progress import (
     BatchDone,
+    DeviceIncident,
+    DevicesFound,
     Event,
+    PaperFailed,
     PapersRead,
     PoolReady,
     ProgressWriter,
@@ -42,23 +49,34 @@ from arxiv_embed.stores.rows import stored_rows
 
 
 class Run:
-    """A context manager: one run's open things. The pool starts with the first shard that needs it.
+    """A context manager: one run's open things. The pool starts with the first shard that needs it, on devices that are
+    this run's alone from then to its end; `tell` is then given a line about each.
 
     A step looks at what the checkpoint store holds before it does anything, so a retried step repeats nothing.
     """
 
-    def __init__(self, options: RunOptions, settings: Settings, run_id: str) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        settings: Settings,
+        run_id: str,
+        tell: Callable[[str], object] = lambda line: None,
+    ) -> None:
         self.options = options
         self.run_id = run_id
         self.plan: RunPlan = plan_run(options, settings)
         self._settings = settings
+        self._tell = tell
         self._checkpoints = CheckpointStore(options.checkpoints)
         self._progress = ProgressWriter(progress_path(settings, run_id))
         self._reader = ShardReader()
+        self._leases: DeviceLeases | None = None
         self._pool: Pool | None = None
         self._store: VectorStore | None = None
         self._open = ExitStack()
         self._papers: tuple[str, Checkpoint] | None = None
+        self._priority = parse_priority(options.priority)
+        self._urgent_papers: dict[str, int] = {}
         self._uncovered: set[str] = set()
         self._begun = time.monotonic()
         self.failed: dict[str, str] = {}
@@ -150,9 +168,29 @@ class Run:
             duplicates=counts["duplicates"],
             withdrawn=counts["withdrawn"],
             seconds=time.monotonic() - begun,
+            urgent=self._count_urgent(key),
         )
         self._record(report)
         return report
+
+    def urgent_first(self, shards: Sequence[str]) -> list[str]:
+        """The shards that hold papers which `--priority` marks, then the others, each in the order given."""
+        return sorted(shards, key=lambda key: not self._holds_urgent(key))
+
+    def _holds_urgent(self, key: str) -> bool:
+        try:
+            return self._count_urgent(key) > 0
+        except ArxivEmbedError:
+            return False  # the step that needs its papers meets the same, and says so
+
+    def _count_urgent(self, key: str) -> int:
+        if key not in self._urgent_papers and self.options.priority:
+            self._urgent_papers[key] = sum(self._urgent(self._load_papers(key)))
+        return self._urgent_papers.get(key, 0)
+
+    def _urgent(self, papers: Checkpoint) -> list[bool]:
+        marked: list[bool] = self._priority.urgent(papers.tables["papers"]).tolist()
+        return marked
 
     def _is_to_be_redone(self, held: Checkpoint) -> bool:
         """Whether a fresh start counts a checkpoint for nothing: it does, unless this run has made it."""
@@ -208,10 +246,14 @@ class Run:
 
         def on_batch(report: BatchReport) -> None:
             nonlocal embedded_tokens, computed
-            memory[report.device] = report.peak_memory
+            memory[report.device] = max(memory.get(report.device, 0), report.peak_memory)
             embedded_tokens += report.tokens
             computed += report.padded_tokens
             self._record(BatchDone(key, **vars(report)))
+
+        def on_incident(incident: Incident) -> None:
+            self._record(DeviceIncident(key, **vars(incident)))
+            self._tell(f"{incident.device} {incident.what}: {incident.detail}")
 
         def pool() -> Pool:
             nonlocal begun
@@ -226,18 +268,22 @@ class Run:
                 pool,
                 known=[before.tables["vectors"]] if before else [],
                 segments=segments,
+                urgent=self._urgent(papers) if self.options.priority else None,
                 on_batch=on_batch,
                 on_segment=lambda count: self._record(SegmentSaved(key, count)),
+                on_incident=on_incident,
             )
         except BaseException:
             self._close_pool()  # what its workers still answer is of this shard; the next one starts anew
             raise
         seconds = time.monotonic() - begun
+        for failure in embedded.failures.to_pylist():
+            self._record(PaperFailed(key, **failure))
         whole = embedded.vectors.filter(pc.equal(embedded.vectors["chunk_index"], PAPER_CHUNK))
         cut = whole["cut_tokens"].to_numpy()
         manifest = self._checkpoints.commit(
             target,
-            {"vectors": embedded.vectors},
+            {"vectors": embedded.vectors, "failures": embedded.failures},
             source=papers.manifest.source,
             counts={
                 "papers": whole.num_rows,
@@ -249,6 +295,7 @@ class Run:
                 "long_papers": int(np.count_nonzero(whole["tokens"].to_numpy() > self.space.paper_tokens)),
                 "cut_papers": int(np.count_nonzero(cut)),
                 "cut_tokens": int(cut.sum()),
+                "failed": embedded.failures.num_rows,
             },
             run_id=self.run_id,
             details={
@@ -312,6 +359,7 @@ class Run:
 
     def _ready_pool(self) -> Pool:
         if self._pool is None:
+            self._lease_devices()
             begun = time.monotonic()
             pool = Pool(
                 self.plan.files,
@@ -320,10 +368,20 @@ class Run:
                 dtype=self.options.dtype,
                 batch_size=self.options.batch_size,
                 production=self.options.production,
+                learned=self._settings.learned,
             )
             self._pool = pool.__enter__()
             self._record(PoolReady(self._pool.dtype, time.monotonic() - begun))
         return self._pool
+
+    def _lease_devices(self) -> None:
+        """Takes the devices until the run ends, also while the pool is started anew."""
+        if self._leases is None:
+            self._leases = self._open.enter_context(DeviceLeases(self.plan.devices, self._settings.leases))
+            found = inventory(self.plan.devices)
+            self._record(DevicesFound([asdict(facts) for facts in found]))
+            for facts in found:
+                self._tell(describe(facts))
 
     def _close_pool(self) -> None:
         if self._pool is not None:

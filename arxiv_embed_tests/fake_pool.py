@@ -14,9 +14,12 @@ import pytest
 
 import arxiv_embed.embed
 import arxiv_embed.run
-from arxiv_embed.gpu.pool import BatchReport, EncodedPaper
+from arxiv_embed.gpu.pool import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, settings_from_environment
+
+POISON = "poison"
+"""No device can embed a text with this word in it."""
 
 
 def vectors_of(text: str, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -27,7 +30,7 @@ def vectors_of(text: str, dimensions: int) -> np.ndarray[Any, np.dtype[np.float3
 
 
 class FakePool:
-    """Stands in for `Pool`: two chunks a paper; `fail_after` so many papers it raises `fault`."""
+    """Stands in for `Pool`: two chunks a paper, urgent papers first; `fail_after` so many papers it raises `fault`."""
 
     dtype = "float32"
 
@@ -36,6 +39,7 @@ class FakePool:
         self.delay = delay
         self.order = order
         self.embedded: list[str] = []
+        self.urgent: list[Sequence[bool] | None] = []
         self.open = 0
         self.fail_after: int | None = None
         self.fault: BaseException = RuntimeError("the device fell over")
@@ -51,15 +55,25 @@ class FakePool:
         self.open -= 1
 
     def encode(
-        self, texts: Sequence[str], on_batch: Callable[[BatchReport], None] = lambda report: None
-    ) -> Iterator[EncodedPaper]:
-        for done, index in enumerate(self.order or range(len(texts))):
+        self,
+        texts: Sequence[str],
+        on_batch: Callable[[BatchReport], None] = lambda report: None,
+        urgent: Sequence[bool] | None = None,
+        on_incident: Callable[[Incident], None] = lambda incident: None,
+    ) -> Iterator[Outcome]:
+        self.urgent.append(urgent)
+        first = sorted(range(len(texts)), key=lambda index: not (urgent and urgent[index]))
+        for done, index in enumerate(self.order or first):
             if done == self.fail_after:
                 raise self.fault
             time.sleep(self.delay)
             text = texts[index]
+            if POISON in text:
+                on_incident(Incident("cpu:0", "lost", "its worker ended with exit code -11"))
+                yield FailedPaper(index, "it ends the worker that embeds it")
+                continue
             self.embedded.append(text)
-            on_batch(BatchReport("cpu:0", 1, len(text.split()), len(text.split()), 0.001, 1 << 20))
+            on_batch(BatchReport("cpu:0", 1, len(text.split()), len(text.split()), 0.001, 1 << 20, 1 << 20))
             middle = len(text) // 2
             yield EncodedPaper(
                 index=index,

@@ -33,7 +33,7 @@ from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.embed import embed_shard, papers_table
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.gpu.pool import WorkerLost
+from arxiv_embed.gpu.pool import NoDeviceLeft
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.plan import embeddings_key, papers_key, plan_run
 from arxiv_embed.progress import ProgressReader, progress_path
@@ -315,7 +315,7 @@ def test_a_run_killed_in_the_middle_of_a_shard_goes_on_from_its_segments(desk: D
     assert [{**row, "run_id": ""} for row in desk.rows()] == rows  # as if it had never been killed
 
 
-@pytest.mark.parametrize("fault", [KeyboardInterrupt(), RuntimeError("a batch failed"), WorkerLost("cpu:0 ended")])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), RuntimeError("a batch failed"), NoDeviceLeft("cpu:0 ended")])
 def test_an_interrupted_shard_saves_what_is_finished(desk: Desk, fault: BaseException) -> None:
     desk.pool.fail_after, desk.pool.fault = 2, fault
     with pytest.raises(type(fault)):
@@ -406,6 +406,71 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_that_was_finished(
         assert desk.pending() == {}
 
 
+# Fields of the records, and what is urgent
+
+
+def test_a_changed_field_is_kept_and_takes_no_time_of_a_device(desk: Desk) -> None:
+    desk.run()
+    generations = desk.files("embeddings", "g*.manifest.json")
+    desk.put("a.jsonl", *({**record(name), "doi": "10.1/2"} for name in ALL_A))
+    assert desk.run() == []
+    assert desk.pending() == {}
+    assert desk.files("embeddings", "g*.manifest.json") == generations
+    held = desk.checkpoints.load(papers_key("a.jsonl"))
+    assert held is not None
+    assert held.tables["papers"]["fields"].to_pylist() == ['{"doi":"10.1/2"}'] * 3
+
+
+@pytest.mark.parametrize("priority", [(), ("field:doi",)])
+def test_papers_read_before_fields_were_kept_are_read_again_and_not_embedded_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, priority: tuple[str, ...]
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(arxiv_embed.run, "papers_table", lambda papers: papers_table(papers).drop_columns("fields"))
+        before.setattr(arxiv_embed.run, "covers", lambda papers, shard: False)
+        desk.run()
+    assert desk.pending() == {"a.jsonl": ("read", "embed", "store")}
+    assert plan_run(desk.options, desk.settings).pending[0].reason == "read by an older version"
+    assert desk.run(priority=priority) == []
+    assert desk.pending() == {}
+    held = desk.checkpoints.load(papers_key("a.jsonl"))
+    assert held is not None
+    assert held.tables["papers"]["fields"].to_pylist() == [""] * 3
+
+
+def test_the_pool_is_told_which_of_the_papers_left_are_urgent(desk: Desk) -> None:
+    desk.put("a.jsonl", *(record(f"2401.{n:05d}") for n in range(1, 7)))
+    desk.run(limit=2)
+    desk.run(priority=("ids:2401.00002,2401.00003", "ids:2401.00006"))
+    assert desk.pool.urgent == [None, [True, False, False, True]]
+    embedded = [text.split("\n")[0] for text in desk.pool.embedded[2:]]
+    assert embedded == [f"On 2401.{n:05d}" for n in (3, 6, 4, 5)]
+    [event] = desk.events("papers_read")
+    assert event["urgent"] == 3
+    assert ProgressReader(progress_path(desk.settings, f"run-{desk.runs}")).poll().urgent == 3
+    assert list(desk.stored()) == [f"2401.{n:05d}" for n in range(1, 7)]
+
+
+def test_shards_that_hold_urgent_papers_come_first_each_group_in_its_order(desk: Desk) -> None:
+    for name in "bcde":
+        desk.put(f"{name}.jsonl", record(f"240{ord(name) - ord('a') + 1}.00001", updated="2023-01-01"))
+    keys = [f"{name}.jsonl" for name in "abcde"]
+    with Run(replace(desk.options, priority=("ids:2403.00001,2405.00001",)), desk.settings, "run") as run:
+        assert run.urgent_first(keys) == keys  # not read yet, and nothing is known
+        for key in keys:
+            run.read(key)
+        assert run.urgent_first(keys) == ["c.jsonl", "e.jsonl", "a.jsonl", "b.jsonl", "d.jsonl"]
+    with Run(replace(desk.options, priority=("ids:2402.00001",)), desk.settings, "next") as run:
+        assert run.urgent_first(keys)[0] == "b.jsonl"  # from what another run has read
+    with Run(desk.options, desk.settings, "last") as run:
+        assert run.urgent_first(keys) == keys
+
+
+def test_a_priority_that_makes_no_sense_stops_a_run_before_it_begins(desk: Desk) -> None:
+    with pytest.raises(ArxivEmbedError, match="--priority 'cs' is not understood"):
+        Run(replace(desk.options, priority=("cs",)), desk.settings, "run")
+
+
 # embed_shard, the plain function in the middle
 
 PAPERS = papers_table(
@@ -455,7 +520,7 @@ def test_a_pool_that_leaves_a_paper_out_or_gives_one_twice_is_noticed(tmp_path: 
     pool = FakePool(8, order=order)
     if not order:
         pool.order = None
-        pool.encode = lambda texts, on_batch: iter(())  # type: ignore[method-assign,assignment]
+        pool.encode = lambda *_, **__: iter(())  # type: ignore[method-assign,assignment]
     with pytest.raises(ArxivEmbedError, match=r"The devices gave back \d of 6 papers"):
         embed(tmp_path, pool)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from arxiv_embed.progress import (
     RATE_SECONDS,
     BatchDone,
+    DevicesFound,
     Event,
     PapersRead,
     PoolReady,
@@ -45,7 +46,7 @@ def started(*shards: str, papers: int = 100, unchanged: int = 1) -> RunStarted:
 
 
 def batch(shard: str, papers: int, device: str = "cpu:0", tokens: int = 100) -> BatchDone:
-    return BatchDone(shard, device, papers, tokens, tokens + 5, 0.5, 1 << 20)
+    return BatchDone(shard, device, papers, tokens, tokens + 5, 0.5, 1 << 20, 1 << 20)
 
 
 def embedded(shard: str, papers: int, resumed: int = 0) -> ShardEmbedded:
@@ -68,6 +69,7 @@ RUN: list[Event] = [
     started("a", "b"),
     ShardStarted("a", 60),
     PapersRead("a", papers=50, rejects=3, duplicates=2, withdrawn=1, seconds=0.1),
+    DevicesFound([{"name": "cpu:0", "power_limit": None}, {"name": "cpu:1", "power_limit": None}]),
     PoolReady("float32", 3.0),
     batch("a", 20),
     batch("a", 10, "cpu:1", 300),
@@ -104,6 +106,7 @@ def test_a_runs_events_add_up_to_its_state(tmp_path: Path) -> None:
     assert (progress.long_papers, progress.cut_papers, progress.cut_tokens) == (3, 1, 7)
     assert progress.failed == {"b": "cpu:0 ended"}
     assert progress.tokens == 500
+    assert [facts["name"] for facts in progress.facts] == ["cpu:0", "cpu:1"]
     assert progress.devices["cpu:1"].papers == 10
     assert progress.devices["cpu:0"].padded_tokens == 210
     assert progress.started <= progress.ready <= progress.updated
@@ -132,10 +135,10 @@ def test_a_line_that_is_cut_off_is_passed_over_until_it_is_whole(tmp_path: Path)
 
 
 def test_an_attempt_after_a_kill_goes_on_in_the_same_record(tmp_path: Path) -> None:
-    path = record(tmp_path / "progress.jsonl", RUN[:6])
+    path = record(tmp_path / "progress.jsonl", RUN[:7])
     path.write_bytes(path.read_bytes()[:-9])  # killed in the middle of a line
     assert read(path).state == "running"
-    again = [started("b", papers=40, unchanged=2), *RUN[8:11], embedded("b", 45), ShardStored("b", 9, 0, 0.1)]
+    again = [started("b", papers=40, unchanged=2), *RUN[9:12], embedded("b", 45), ShardStored("b", 9, 0, 0.1)]
     record(path, [*again, RunFinished("done", "", 1.0)])
     progress = read(path)
     assert (progress.state, progress.shards, progress.shards_done, progress.unchanged) == ("done", 1, 1, 2)
@@ -227,3 +230,22 @@ def test_an_event_of_a_later_version_is_passed_over() -> None:
     progress = RunProgress()
     progress.apply({"time": 5.0, "event": "something_new"})
     assert progress.updated == 5.0
+
+
+def test_where_all_shards_are_read_first_each_counts_once_and_the_one_at_work_is_named() -> None:
+    reads = [PapersRead(name, papers=10, rejects=1, duplicates=2, withdrawn=0, seconds=0.1, urgent=3) for name in "ab"]
+    events = [started("a", "b", papers=30), ShardStarted("a", 15), reads[0], ShardStarted("b", 15), reads[1]]
+    progress = RunProgress()
+    for event in [*events, batch("a", 10), embedded("a", 10), batch("b", 10), embedded("b", 10)]:
+        progress.apply({"time": 1.0, "event": event.name, **vars(event)})
+        if event == batch("a", 10):
+            assert progress.shard == "a"
+    assert (progress.papers, progress.papers_done, progress.papers_reused) == (20, 20, 0)
+    assert (progress.rejects, progress.duplicates, progress.urgent, progress.shard) == (2, 4, 6, "b")
+
+
+def test_a_record_written_before_there_were_urgent_papers_is_read() -> None:
+    line = {"shard": "a", "papers": 1, "rejects": 0, "duplicates": 0, "withdrawn": 0, "seconds": 0.1}
+    progress = RunProgress()
+    progress.apply({"time": 1.0, "event": "papers_read", **line})
+    assert progress.urgent == 0

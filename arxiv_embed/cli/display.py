@@ -14,6 +14,7 @@ from rich.text import Text
 
 from arxiv_embed.cli.terminal import say
 from arxiv_embed.cli.wording import count, duration, plural
+from arxiv_embed.gpu.inventory import DeviceFacts, describe
 from arxiv_embed.progress import RunProgress
 
 LINE_SECONDS = 10.0
@@ -58,12 +59,13 @@ class LiveDisplay:
 
 
 class PlainDisplay:
-    """For pipes and logs: a line when a shard is done or fails, and one every `LINE_SECONDS`."""
+    """For pipes and logs: a line for each device, one when a shard is done or fails, and one every `LINE_SECONDS`."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.time) -> None:
         self._console = console
         self._clock = clock
         self._shown = (0, 0, False)
+        self._devices_shown = False
         self._last = clock()
 
     def __enter__(self) -> PlainDisplay:
@@ -72,6 +74,10 @@ class PlainDisplay:
     def __exit__(self, *_: object) -> None: ...
 
     def show(self, progress: RunProgress) -> None:
+        if progress.facts and not self._devices_shown:
+            for facts in progress.facts:
+                self.say(describe(DeviceFacts(**facts)))
+            self._devices_shown = True
         state = (progress.shards_done, len(progress.failed), progress.ready > 0)
         now = self._clock()
         if state != self._shown or (progress.ready and now - self._last >= LINE_SECONDS):
@@ -115,7 +121,7 @@ def block(progress: RunProgress, now: float) -> RenderableType:
     for name, device in progress.devices.items():
         papers, tokens = device.rates(now, progress.ready or now)
         rates = f"{count(tokens)} tokens/s" if progress.ready else ""
-        grid.add_row(name, f"{papers:.1f} papers/s" if progress.ready else "", rates)
+        grid.add_row(name, f"{papers:.1f} papers/s" if progress.ready else "", device.trouble or rates)
     failures = [Text(f"failed: {shard}: {error}", style="red") for shard, error in progress.failed.items()]
     return Group(grid, *failures[-3:])
 

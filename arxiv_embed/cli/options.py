@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_SHARD_PAPERS,
@@ -50,6 +52,10 @@ CheckpointDir = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Embed so many papers and no more.")]
 ShardPapers = Annotated[int, typer.Option(min=1, help="Papers of a shard at most.")]
+Priority = Annotated[
+    list[str] | None,
+    typer.Option(help=f"Papers to take first; may be given several times: {FORMS}.", show_default=False),
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -79,8 +85,9 @@ def run_options(
     checkpoint_dir: Path | None = None,
     limit: int | None = None,
     shard_papers: int = DEFAULT_SHARD_PAPERS,
+    priority: Sequence[str] | None = None,
 ) -> RunOptions:
-    """Raises `ArxivEmbedError` where no metadata folder is named."""
+    """Raises `ArxivEmbedError` where no metadata folder is named, and for a priority that makes no sense."""
     folder = metadata_dir or settings.metadata_dir
     if folder is None:
         raise ArxivEmbedError("No metadata folder is named: give --metadata-dir, or set ARXIV_EMBED_METADATA_DIR.")
@@ -98,4 +105,5 @@ def run_options(
         fresh=not resume,
         limit=limit,
         shard_papers=shard_papers,
+        priority=parse_priority(priority or ()).specs,
     )

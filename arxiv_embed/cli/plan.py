@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from arxiv_embed.cli.run import passed_over
 from arxiv_embed.cli.terminal import open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, plural, size
 from arxiv_embed.forecast import Forecast, forecast
+from arxiv_embed.gpu.inventory import DeviceFacts, describe, inventory
 from arxiv_embed.plan import RunPlan, plan_run
 from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, settings_from_environment
 
@@ -34,6 +37,7 @@ def plan(
     checkpoint_dir: ask.CheckpointDir = None,
     limit: ask.Limit = None,
     shard_papers: ask.ShardPapers = DEFAULT_SHARD_PAPERS,
+    priority: ask.Priority = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a run would do: shards, papers, tokens, memory per device, time. Runs nothing.
@@ -56,16 +60,24 @@ def plan(
         checkpoint_dir=checkpoint_dir,
         limit=limit,
         shard_papers=shard_papers,
+        priority=priority,
     )
     planned = plan_run(options, settings)
     expected = forecast(planned, options)
+    found = inventory(planned.devices)
     if as_json:
-        typer.echo(json.dumps(_as_json(planned, expected), indent=1))
+        typer.echo(json.dumps(_as_json(planned, expected, found, options.priority), indent=1))
     else:
-        show(planned, expected, open_console())
+        show(planned, expected, found, options.priority, open_console())
 
 
-def show(planned: RunPlan, expected: Forecast, console: Console) -> None:
+def show(
+    planned: RunPlan,
+    expected: Forecast,
+    devices: Sequence[DeviceFacts],
+    priority: Sequence[str],
+    console: Console,
+) -> None:
     """The plan as a person reads it."""
     pending = planned.pending
     unchanged = len(planned.shards) - len(pending)
@@ -88,19 +100,23 @@ def show(planned: RunPlan, expected: Forecast, console: Console) -> None:
         "tokens": f"about {count(expected.tokens)} ({expected.tokens_basis})",
         "model": f"{planned.space.model}, {planned.space.dimensions} dimensions, {planned.space.chunker}, "
         f"{planned.space.max_tokens} tokens at most, paper vectors from the first {planned.space.paper_tokens}",
-        "devices": ", ".join(expected.devices),
+        "devices": "\n".join(describe(device) for device in devices),
         "memory": f"about {size(expected.memory)} a device ({expected.memory_basis})",
         "time": f"about {duration(expected.seconds)} ({expected.seconds_basis})"
         if expected.seconds is not None
         else f"unknown ({expected.seconds_basis})",
     }
+    if priority:
+        facts["first"] = f"papers of {' or '.join(map(printable, priority))}, and their shards"
     grid = Table.grid(padding=(0, 2))
     for name, fact in facts.items():
         grid.add_row(name, fact)
     console.print(grid)
 
 
-def _as_json(planned: RunPlan, expected: Forecast) -> dict[str, Any]:
+def _as_json(
+    planned: RunPlan, expected: Forecast, devices: Sequence[DeviceFacts], priority: Sequence[str]
+) -> dict[str, Any]:
     return {
         "shards": [
             {"key": plan.shard.key, "reason": plan.reason, "steps": plan.steps, "papers": plan.shard.records}
@@ -112,7 +128,8 @@ def _as_json(planned: RunPlan, expected: Forecast) -> dict[str, Any]:
         "tokens": expected.tokens,
         "space": planned.space.fingerprint,
         "model": planned.space.model,
-        "devices": expected.devices,
+        "devices": [asdict(device) for device in devices],
         "memory_bytes_per_device": expected.memory,
         "seconds": expected.seconds,
+        "priority": priority,
     }

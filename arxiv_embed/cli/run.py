@@ -15,7 +15,7 @@ from arxiv_embed.cli.status import held_by_store
 from arxiv_embed.cli.terminal import complain, open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, plural
 from arxiv_embed.plan import RunPlan, plan_run
-from arxiv_embed.progress import RunProgress
+from arxiv_embed.progress import DeviceProgress, RunProgress
 from arxiv_embed.settings import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_SHARD_PAPERS,
@@ -27,6 +27,7 @@ from arxiv_embed.settings import (
 
 LOOK_SECONDS = 0.2
 NAMES_SHOWN = 5
+FAILURES_SHOWN = 10
 DONE, SOMETHING_FAILED, INTERRUPTED = 0, 1, 130
 
 
@@ -44,6 +45,7 @@ def run(
     checkpoint_dir: ask.CheckpointDir = None,
     limit: ask.Limit = None,
     shard_papers: ask.ShardPapers = DEFAULT_SHARD_PAPERS,
+    priority: ask.Priority = None,
 ) -> None:
     """Embed what a metadata folder holds and the store does not.
 
@@ -71,6 +73,7 @@ def run(
         checkpoint_dir=checkpoint_dir,
         limit=limit,
         shard_papers=shard_papers,
+        priority=priority,
     )
     raise typer.Exit(embed_folder(options, settings, open_console()))
 
@@ -102,11 +105,13 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
     if not progress.started or progress.error:
         return _stopped(launched, progress)
     say(console, summary(progress))
+    if options.priority and progress.shards and not progress.urgent:
+        say(console, f"--priority {', '.join(map(printable, options.priority))} marked no paper of these shards")
     for space in held_by_store(options.store)[:1]:
         say(console, f"{shown(options.store)} holds {plural(space.papers, 'paper')}, {plural(space.rows, 'row')}")
     if launched.exit_code == SOMETHING_FAILED and not progress.failed:
         complain(f"The rows are stored, but Dagster could not be told ({launched.last_words()}): see {launched.log}.")
-    return SOMETHING_FAILED if launched.exit_code == SOMETHING_FAILED else DONE
+    return SOMETHING_FAILED if launched.exit_code == SOMETHING_FAILED or progress.failed_papers else DONE
 
 
 def _follow(launched: LaunchedRun, console: Console) -> bool:
@@ -168,10 +173,15 @@ def summary(progress: RunProgress) -> str:
     if progress.papers_reused:
         lines.append(f"{plural(progress.papers_reused, 'paper')} reused, their text being unchanged")
     lines.append(f"{plural(progress.rows, 'row')} of {plural(progress.shards_done, 'shard')} stored")
+    for name, device in progress.devices.items():
+        if device.incidents:
+            lines.append(f"{name}: {incidents(device)}")
     if progress.skipped_papers:
         lines.append(f"{plural(progress.skipped_papers, 'paper')} held by another shard, in a record at least as new")
     if progress.duplicates:
         lines.append(f"{plural(progress.duplicates, 'older record')} of papers that occur twice left out")
+    if progress.urgent:
+        lines.append(f"{plural(progress.urgent, 'urgent paper')} taken first")
     if progress.withdrawn:
         lines.append(f"{plural(progress.withdrawn, 'paper')} marked withdrawn")
     if progress.rejects:
@@ -182,9 +192,19 @@ def summary(progress: RunProgress) -> str:
     if progress.cut_papers:
         cut = f"{plural(progress.cut_papers, 'paper')} longer than the token limit"
         lines.append(f"{cut}: {plural(progress.cut_tokens, 'token')} not embedded")
+    for paper, reason in list(progress.failed_papers.items())[:FAILURES_SHOWN]:
+        lines.append(f"failed: paper {paper}: {reason}")
+    if len(progress.failed_papers) > FAILURES_SHOWN:
+        lines.append(f"… {count(len(progress.failed_papers))} papers failed: see `arxiv-embed status --failures`")
     for shard, error in progress.failed.items():
         lines.append(f"failed: {shard}: {error}")
     return "\n".join(lines)
+
+
+def incidents(device: DeviceProgress) -> str:
+    """What went wrong on a device and how often, and whether it is of use."""
+    happened = ", ".join(f"{what} ×{times}" if times > 1 else what for what, times in device.incidents.items())
+    return f"{happened}; now {device.trouble}" if device.trouble else happened
 
 
 def _stopped(launched: LaunchedRun, progress: RunProgress) -> int:

@@ -38,6 +38,7 @@ def status(
     db_name: ask.DbName = None,
     checkpoint_dir: ask.CheckpointDir = None,
     rejects: Annotated[bool, typer.Option("--rejects", help="List what is no paper, and why.")] = False,
+    failures: Annotated[bool, typer.Option("--failures", help="List papers that no device could embed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what the last run did, and what checkpoints and store hold.
@@ -51,8 +52,10 @@ def status(
     read = read_shards(checkpoints)
     held = held_by_store(url)
     rejected = rejected_records(checkpoints, read) if rejects else None
+    failed = failed_papers(checkpoints) if failures else None
     if as_json:
-        typer.echo(json.dumps(_as_json(settings, url, last, read, held, rejected), indent=1, ensure_ascii=False))
+        shown = _as_json(settings, url, last, read, held, rejected, failed)
+        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
         return
     console = open_console()
     grid = Table.grid(Column(), Column(overflow="fold"), padding=(0, 2))
@@ -68,6 +71,8 @@ def status(
     for record in rejected or ():
         place = f"{record['file']}, {record['position']}"
         say(console, f"{place}: {record['reason']}: {record['excerpt']}")
+    for paper in failed or ():
+        say(console, f"{paper['shard']}, {paper['paper_id']}: {paper['reason']}")
 
 
 def last_run(settings: Settings) -> RunProgress | None:
@@ -123,6 +128,19 @@ def rejected_records(checkpoints: CheckpointStore, read: Sequence[Manifest]) -> 
     return records
 
 
+def failed_papers(checkpoints: CheckpointStore) -> list[dict[str, str]]:
+    """Every paper that no device could embed: shard, space, id, reason."""
+    found: list[dict[str, str]] = []
+    keys = checkpoints.keys()
+    for key in keys:
+        manifest = checkpoints.manifest(key) if key.asset == "embeddings" else None
+        if manifest is not None and manifest.counts.get("failed"):
+            loaded = checkpoints.load(key)
+            rows = loaded.tables["failures"].to_pylist() if loaded else []
+            found.extend({"shard": key.shard, "space": key.space, **row} for row in rows)
+    return found
+
+
 def _total(read: Sequence[Manifest]) -> Counter[str]:
     total = Counter(shards=len(read))
     for manifest in read:
@@ -161,6 +179,7 @@ def _as_json(
     read: Sequence[Manifest],
     held: list[Held],
     rejected: list[dict[str, str]] | None,
+    failed: list[dict[str, str]] | None,
 ) -> dict[str, Any]:
     run = last and {
         "run_id": last.run_id,
@@ -173,6 +192,7 @@ def _as_json(
         "papers": last.papers,
         "papers_done": last.papers_done,
         "failed": last.failed,
+        "failed_papers": last.failed_papers,
     }
     return {
         "home": str(settings.home),
@@ -190,4 +210,5 @@ def _as_json(
         ],
         "last_run": run,
         **({"rejects": rejected} if rejected is not None else {}),
+        **({"failures": failed} if failed is not None else {}),
     }

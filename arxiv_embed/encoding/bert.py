@@ -22,7 +22,7 @@ from torch import Tensor
 
 from arxiv_embed.encoding import kernels
 from arxiv_embed.encoding.batch import TokenBatch
-from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.encoding.model import ModelFiles, activation_bytes
 from arxiv_embed.settings import ArxivEmbedError
 
 ROWS = 16
@@ -84,8 +84,13 @@ class _Weights:
 class PackedBert:
     """`encode` turns a packed batch into unit vectors, one a span, in float32."""
 
+    packed = True
+
     def __init__(self, files: ModelFiles, dtype: torch.dtype) -> None:
         config = json.loads((files.folder / "config.json").read_bytes())
+        self.dimensions = files.dimensions
+        # Packed, and attention takes a few heads at a time: nothing grows with the longest paper.
+        self.memory_law = (activation_bytes(config, dtype.itemsize)[0], 0.0, 0.0)
         self._dtype = dtype
         self._memory: dict[str, Tensor] = {}
         self._heads: int = config["num_attention_heads"]

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from arxiv_embed.encoding.batch import TokenBatch, pack
-from arxiv_embed.encoding.bert import PackedBert
-from arxiv_embed.encoding.model import ModelFiles, check_dtype
+from arxiv_embed.encoding.model import ModelFiles, activation_bytes, check_dtype
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.tokens import FloatArray, PaperTokenizer
 from arxiv_embed.settings import ArxivEmbedError
@@ -24,6 +23,13 @@ TRIES = 4
 
 
 class Encoder(Protocol):
+    """`packed` is whether a batch is computed without padding; `memory_law` where the law of its memory starts
+    (gpu/memory.py): bytes a token, a token padded to the longest paper, and that times the longest's length."""
+
+    packed: bool
+    dimensions: int
+    memory_law: tuple[float, float, float]
+
     def encode(self, batch: TokenBatch) -> FloatArray:
         """float32 [spans, dimensions], each row of unit length."""
 
@@ -70,6 +76,8 @@ def load_encoder(files: ModelFiles, device: str, dtype: str) -> Encoder:
 
     Raises `ArxivEmbedError` where the weights are not whole.
     """
+    from arxiv_embed.encoding.bert import PackedBert  # loads numba, which takes a second and which a GPU does without
+
     packs = dtype == "float32" or _cpu_has("avx512_bf16", "amx_bf16")
     if device == "cpu" and packs and PackedBert.fits(files):
         return PackedBert(files, DTYPES[dtype])
@@ -79,24 +87,23 @@ def load_encoder(files: ModelFiles, device: str, dtype: str) -> Encoder:
 class TransformersEncoder:
     """Any encoder that transformers can load, padded, with its own attention."""
 
-    def __init__(self, files: ModelFiles, device: str, dtype: str) -> None:
-        from transformers import AutoModel
-        from transformers.utils import logging
+    packed = False
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        model: Any
-        model, loaded = AutoModel.from_pretrained(
-            files.folder, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True
-        )
-        # transformers fills in random numbers for what is missing; only a pooler's matter nothing here.
-        missing = sorted(name for name in loaded["missing_keys"] if "pooler." not in name)
-        if missing:
-            raise ArxivEmbedError(
-                f"The weights of model '{files.name}' lack {missing[0]} in {files.folder}: fetch it again."
-            )
-        self._model = model.eval().to(device)
+    def __init__(self, files: ModelFiles, device: str, dtype: str, model: Any = None) -> None:
+        """`model` is one that is loaded already; by default the weights of `files` are."""
+        self._model = (_load(files, dtype) if model is None else model).eval().to(device)
+        self._model.config.use_cache = False  # a decoder would keep every layer's keys and values
         self._device = torch.device(device)
+        self.dimensions = files.dimensions
+        computed, pooled = activation_bytes(self._model.config.to_dict(), DTYPES[dtype].itemsize)
+        self.memory_law = (pooled, computed, self._bytes_of_attention(DTYPES[dtype].itemsize))
+
+    def _bytes_of_attention(self, itemsize: int) -> float:
+        """For each pair of positions: the mask's, and where attention is computed as it is written (eager) scores and
+        weights of every head, besides."""
+        eager = getattr(self._model.config, "_attn_implementation", "") == "eager"
+        heads = getattr(self._model.config, "num_attention_heads", 12)
+        return itemsize * (1.0 + (2 * heads if eager else 0))
 
     @torch.inference_mode()
     def encode(self, batch: TokenBatch) -> FloatArray:
@@ -110,6 +117,24 @@ class TransformersEncoder:
 
     def computed_tokens(self, batch: TokenBatch) -> int:
         return len(batch.lengths) * int(batch.lengths.max())
+
+
+def _load(files: ModelFiles, dtype: str) -> Any:
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model, loaded = AutoModel.from_pretrained(
+        files.folder, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True
+    )
+    # transformers fills in random numbers for what is missing; only a pooler's matter nothing here.
+    missing = sorted(name for name in loaded["missing_keys"] if "pooler." not in name)
+    if missing:
+        raise ArxivEmbedError(
+            f"The weights of model '{files.name}' lack {missing[0]} in {files.folder}: fetch it again."
+        )
+    return model
 
 
 def _pooled(states: torch.Tensor, spans: torch.Tensor) -> FloatArray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ DTYPES = ("float32", "bfloat16")
 """The arithmetic's types, by name."""
 
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
+INNER_KEYS = ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
 LENGTH_KEYS = ("max_position_embeddings", "n_positions")
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 """Architectures whose positions are counted from behind the padding token's id."""
@@ -182,3 +184,14 @@ def _digest(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def activation_bytes(config: Mapping[str, Any], itemsize: int) -> tuple[float, float]:
+    """What a forward pass without gradients holds at once, by a model's configuration.
+
+    Bytes a computed token (the larger of a layer's two halves: residual, queries, keys, values and output; or residual,
+    norm and three arrays of the MLP's width), and bytes a token for pooling in float32.
+    """
+    width = next(config[key] for key in WIDTH_KEYS if key in config)
+    inner = next((config[key] for key in INNER_KEYS if key in config), 4 * width)
+    return itemsize * max(5 * width, 2 * width + 3 * inner), 2 * 4 * width

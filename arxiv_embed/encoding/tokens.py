@@ -54,13 +54,13 @@ class PaperTokenizer:
                 f"model '{files.name}': give more."
             )
 
-    def tokenize(self, texts: Sequence[str], first_index: int = 0) -> list[TokenizedPaper]:
-        """Tokenizes each text once, on all cores; `first_index` is the index of the first of them."""
+    def tokenize(self, texts: Sequence[str], indexes: Sequence[int] | None = None) -> list[TokenizedPaper]:
+        """Tokenizes each text once, on all cores; `indexes` are theirs, by default 0, 1, 2 …"""
         prompted = [self._prompt + text for text in texts] if self._prompt else list(texts)
         encodings = self._tokenizer.encode_batch(prompted, add_special_tokens=False)
         return [
-            self._tokenized(first_index + place, text, encoding)
-            for place, (text, encoding) in enumerate(zip(texts, encodings, strict=True))
+            self._tokenized(index, text, encoding)
+            for index, text, encoding in zip(indexes or range(len(texts)), texts, encodings, strict=True)
         ]
 
     def _tokenized(self, index: int, text: str, encoding: Encoding) -> TokenizedPaper:

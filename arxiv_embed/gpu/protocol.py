@@ -1,109 +1,143 @@
-"""The protocol between the pool and a worker: frames of plain bytes over a socket, one for a batch, one for its answer.
+"""The protocol between the pool and a worker: small messages over a socket, a line of JSON each; arrays lie in slots.
 
-A frame is a four-letter kind, a batch number, and what belongs to the kind. Arrays travel as their own memory.
+A worker is sent `Setup` first and answers `Ready`. It then answers every `Work` once, in order, and a `Look` between
+two of them; `Cancel` takes back a work that it has not begun.
 """
 
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.encoding.model import ModelFiles
-from arxiv_embed.encoding.tokens import FloatArray
-
-_BATCH = struct.Struct("<4sQIII")
-_DONE = struct.Struct("<4sQdQIII")
-_FAIL = struct.Struct("<4sQ")
 
 
 @dataclass(frozen=True)
-class WorkerSetup:
-    """The first frame to a worker: the model, as the pool's process found it, and where to compute."""
+class Setup:
+    """The model as the pool's process found it, where to compute (`device` in torch's words), in which type, and how
+    many workers share what the machine has of this kind of device."""
 
     files: ModelFiles
     device: str
     dtype: str
-
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self), default=str).encode()
-
-    @classmethod
-    def from_bytes(cls, frame: bytes) -> WorkerSetup:
-        values = json.loads(frame)
-        files = values["files"]
-        return cls(ModelFiles(**{**files, "folder": Path(files["folder"])}), values["device"], values["dtype"])
+    sharers: int = 1
 
 
 @dataclass(frozen=True)
-class WorkerReady:
-    """A worker's first answer: the arithmetic's type it chose, or the reason that it cannot start."""
+class Ready:
+    """The model is loaded, in the arithmetic's type `dtype`; memory in bytes.
+
+    `device_type` names what has the same law of memory; `law` is where that starts (gpu/memory.py). `packed` is whether
+    a batch is computed without padding, `keeps_memory` whether the worker's peak never sinks, `best_tokens` the most
+    tokens of a batch that are worth it (0: as many as memory allows). Vectors come `width` wide in `vector_type`.
+    """
 
     dtype: str
-    seconds: float
-    error: str = ""
+    device_type: str
+    total_memory: int
+    base_memory: int
+    other_memory: int
+    law: tuple[float, float, float]
+    packed: bool
+    keeps_memory: bool
+    best_tokens: int
+    width: int
+    vector_type: str = "float32"
 
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
 
-    @classmethod
-    def from_bytes(cls, frame: bytes) -> WorkerReady:
-        return cls(**json.loads(frame))
+@dataclass(frozen=True)
+class NotReady:
+    """The worker cannot start, and why."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch that lies in a slot. One that `needs` more bytes beyond the base than the worker has free is refused
+    before it is tried."""
+
+    number: int
+    slot: int
+    papers: int
+    spans: int
+    tokens: int
+    needs: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Takes a work back, if it has not begun."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """Asks what others hold of the device."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch's answer: `vectors` float32 [spans, dimensions], the seconds that the device took, and the tokens that
-    it computed, padding included; `peak_memory` in bytes, of the worker so far."""
+    """The vectors lie in the work's slot; `seconds` on the device, `peak_memory` of this batch (the worker's own, its
+    model included), `computed_tokens` with padding."""
 
     number: int
+    rows: int
     seconds: float
     peak_memory: int
+    other_memory: int
     computed_tokens: int
-    vectors: FloatArray
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """The device's memory was not enough; `tried` is whether the batch was begun. What was free is free again."""
+
+    number: int
+    other_memory: int
+    tried: bool
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A batch that the worker could not encode, and why."""
+    """A batch that could not be encoded, and why; `ends` where the worker is of no more use and ends itself."""
 
     number: int
     error: str
+    ends: bool = False
 
 
-def batch_frame(number: int, batch: TokenBatch) -> bytes:
-    head = _BATCH.pack(b"BTCH", number, len(batch.lengths), len(batch.spans), len(batch.ids))
-    return b"".join([head, batch.lengths.tobytes(), batch.spans.tobytes(), batch.ids.tobytes()])
+@dataclass(frozen=True)
+class Cancelled:
+    number: int
 
 
-def read_batch(frame: bytes) -> tuple[int, TokenBatch]:
-    _, number, papers, spans, tokens = _BATCH.unpack_from(frame)
-    values = np.frombuffer(frame, np.int32, count=papers + 2 * spans + tokens, offset=_BATCH.size)
-    return number, TokenBatch(
-        lengths=values[:papers],
-        spans=values[papers : papers + 2 * spans].reshape(-1, 2),
-        ids=values[papers + 2 * spans :],
-    )
+@dataclass(frozen=True)
+class Looked:
+    other_memory: int
 
 
-def encoded_frame(answer: Encoded) -> bytes:
-    numbers = (answer.number, answer.seconds, answer.peak_memory, answer.computed_tokens)
-    head = _DONE.pack(b"DONE", *numbers, *answer.vectors.shape)
-    return head + answer.vectors.tobytes()
+Message = Setup | Ready | NotReady | Work | Cancel | Look | Encoded | OutOfMemory | Failed | Cancelled | Looked
+KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (Setup, Ready, NotReady, Work, Cancel, Look, Encoded, OutOfMemory, Failed, Cancelled, Looked)
+}
 
 
-def failed_frame(failure: Failed) -> bytes:
-    return _FAIL.pack(b"FAIL", failure.number) + failure.error.encode()
+def send(connection: Connection, message: Message) -> None:
+    connection.send_bytes(json.dumps([type(message).__name__, asdict(message)], default=str).encode())
 
 
-def read_answer(frame: bytes) -> Encoded | Failed:
-    if frame[:4] == b"FAIL":
-        _, number = _FAIL.unpack_from(frame)
-        return Failed(number, frame[_FAIL.size :].decode(errors="replace"))
-    _, number, seconds, peak_memory, computed, rows, width = _DONE.unpack_from(frame)
-    vectors = np.frombuffer(frame, np.float32, offset=_DONE.size).reshape(rows, width)
-    return Encoded(number, seconds, peak_memory, computed, vectors)
+def receive(connection: Connection) -> Any:
+    """The next `Message`. Raises `EOFError` or `OSError` where the other side is gone."""
+    kind, fields = json.loads(connection.recv_bytes())
+    if kind == "Setup":
+        files = fields["files"]
+        fields["files"] = ModelFiles(**{**files, "folder": Path(files["folder"])})
+    elif kind == "Ready":
+        fields["law"] = tuple(fields["law"])
+    return KINDS[kind](**fields)

@@ -1,78 +1,153 @@
-"""A worker: the process that owns one device, `python -m arxiv_embed.gpu.worker FD`; batches in, vectors out.
+"""A worker: the process that owns one device, `python -m arxiv_embed.gpu.worker SOCKET SLOT…`; batches in, vectors out.
 
 It ends when the pool's end of the socket closes, so that it never outlives a killed run.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import resource
 import signal
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arxiv_embed.gpu.meter import CpuMeter, CudaMeter, Meter
 from arxiv_embed.gpu.protocol import (
+    Cancel,
+    Cancelled,
     Encoded,
     Failed,
-    WorkerReady,
-    WorkerSetup,
-    encoded_frame,
-    failed_frame,
-    read_batch,
+    Look,
+    Looked,
+    NotReady,
+    OutOfMemory,
+    Ready,
+    Setup,
+    Work,
+    receive,
+    send,
 )
+from arxiv_embed.gpu.slots import Slot
 from arxiv_embed.settings import ArxivEmbedError
 
-MALLOC_KEPT = 2**31 - 1
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+if TYPE_CHECKING:
+    from arxiv_embed.encoding.encoder import Encoder
+
+BEST_TOKENS = {"cpu": 1536, "cuda": 0}
+"""Tokens of a batch by kind of device, enough to fill its matrix unit: on a CPU few enough to stay in its cache, on a
+GPU as many as its memory allows."""
 
 
-def main(descriptor: int) -> None:
-    """Serves one pool over the socket `descriptor` until it closes."""
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device, with the arithmetic's type and the device's meter."""
+
+    encoder: Encoder
+    dtype: str
+    meter: Meter
+    best_tokens: int
+    vector_type: str = "float32"
+
+
+def main(arguments: Sequence[str], load: Callable[[Setup], Loaded]) -> None:
+    """Serves one pool over the socket and the slots whose descriptors are given, until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Connection(descriptor) as connection:
+    socket, *slots = map(int, arguments)
+    with Connection(socket) as connection:
         try:
-            serve(connection)
-        except (EOFError, OSError):  # the latter where the pool was killed in the middle of a frame
+            serve(connection, [Slot(descriptor) for descriptor in slots], load)
+        except (EOFError, OSError):  # the latter where the pool was killed in the middle of a message
             return
 
 
-def serve(connection: Connection) -> None:
-    """Loads the model that the first frame names, then answers every batch."""
-    started = time.perf_counter()
-    setup = WorkerSetup.from_bytes(connection.recv_bytes())
-    if setup.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        _keep_memory()
+def serve(connection: Connection, slots: Sequence[Slot], load: Callable[[Setup], Loaded]) -> None:
+    """Loads the model that the first message names, then answers every batch."""
+    setup: Setup = receive(connection)
     try:
-        import torch
-
-        from arxiv_embed.encoding.encoder import choose_dtype, load_encoder
-
-        torch.set_num_threads(1)
-        dtype = choose_dtype(setup.dtype, setup.device)
-        encoder = load_encoder(setup.files, setup.device, dtype)
+        loaded = load(setup)
+        meter = loaded.meter
+        ready = Ready(
+            dtype=loaded.dtype,
+            device_type=meter.device_type,
+            total_memory=meter.total(),
+            base_memory=meter.held(),
+            other_memory=meter.other(),
+            law=loaded.encoder.memory_law,
+            packed=loaded.encoder.packed,
+            keeps_memory=meter.keeps,
+            best_tokens=loaded.best_tokens,
+            width=loaded.encoder.dimensions,
+            vector_type=loaded.vector_type,
+        )
     except Exception as error:  # noqa: BLE001 - whatever it is, the pool's process says it to the user
-        connection.send_bytes(WorkerReady("", 0.0, _reason(error)).to_bytes())
+        send(connection, NotReady(_reason(error)))
         return
-    connection.send_bytes(WorkerReady(dtype, time.perf_counter() - started).to_bytes())
+    send(connection, ready)
+    waiting: deque[Work] = deque()
     while True:
-        number, batch = read_batch(connection.recv_bytes())
-        begun = time.perf_counter()
-        try:
-            vectors = encoder.encode(batch)
-            if not np.isfinite(vectors).all():
-                raise ArxivEmbedError(f"model '{setup.files.name}' gave vectors that are not finite numbers.")
-        except Exception as error:  # noqa: BLE001 - as above
-            connection.send_bytes(failed_frame(Failed(number, _reason(error))))
-            continue
+        while not waiting or connection.poll():
+            message = receive(connection)
+            if isinstance(message, Work):
+                waiting.append(message)
+            elif isinstance(message, Look):
+                send(connection, Looked(meter.other()))
+            elif isinstance(message, Cancel) and any(work.number == message.number for work in waiting):
+                waiting = deque(work for work in waiting if work.number != message.number)
+                send(connection, Cancelled(message.number))
+        work = waiting.popleft()
+        answer = _encode(work, slots[work.slot], loaded)
+        send(connection, answer)
+        if isinstance(answer, Failed) and answer.ends:
+            return
+
+
+def _encode(work: Work, slot: Slot, loaded: Loaded) -> Encoded | OutOfMemory | Failed:
+    encoder, meter = loaded.encoder, loaded.meter
+    if meter.available() < work.needs:
+        return OutOfMemory(work.number, meter.other(), tried=False)
+    batch = slot.get_batch(work.papers, work.spans, work.tokens)
+    meter.begin()
+    begun = time.perf_counter()
+    try:
+        vectors = encoder.encode(batch)
+        if not np.isfinite(vectors).all():
+            raise ArxivEmbedError("the model gave vectors that are not finite numbers")
         seconds = time.perf_counter() - begun
-        peak = _peak_memory(setup.device)
-        connection.send_bytes(encoded_frame(Encoded(number, seconds, peak, encoder.computed_tokens(batch), vectors)))
+        computed = encoder.computed_tokens(batch)
+        slot.put_vectors(vectors)
+        return Encoded(
+            number=work.number,
+            rows=len(vectors),
+            seconds=seconds,
+            peak_memory=meter.peak(),
+            other_memory=meter.other(),
+            computed_tokens=computed,
+        )
+    except Exception as error:  # noqa: BLE001 - as above
+        ran_out, reason = meter.is_out_of_memory(error), _reason(error)
+    # Only here, behind the block, is the error gone, whose traceback held the batch's memory.
+    meter.free()
+    if ran_out:
+        return OutOfMemory(work.number, meter.other(), tried=True)
+    return Failed(work.number, reason, ends=not meter.is_sound())
+
+
+def load_model(setup: Setup) -> Loaded:
+    """The real thing: the model that `setup` names, on this process's device."""
+    meter: Meter = CpuMeter(setup.sharers) if setup.device == "cpu" else CudaMeter()
+    import torch
+
+    from arxiv_embed.encoding.encoder import choose_dtype, load_encoder
+
+    torch.set_num_threads(1)
+    dtype = choose_dtype(setup.dtype, setup.device)
+    encoder = load_encoder(setup.files, setup.device, dtype)
+    return Loaded(encoder, dtype, meter, BEST_TOKENS["cpu" if setup.device == "cpu" else "cuda"])
 
 
 def _reason(error: Exception) -> str:
@@ -83,26 +158,5 @@ def _reason(error: Exception) -> str:
     return f"{line} ({type(error).__name__})"
 
 
-def _peak_memory(device: str) -> int:
-    """The most bytes held so far: of the GPU's memory, or by this process."""
-    if device != "cpu":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except OSError:  # not Linux, where this would begin with the parent's
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _keep_memory() -> None:
-    """Tells glibc to keep freed memory: every batch needs the same again, and fresh pages cost time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, MALLOC_KEPT)
-        mallopt(M_TRIM_THRESHOLD, MALLOC_KEPT)
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(sys.argv[1:], load_model)

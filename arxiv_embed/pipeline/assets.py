@@ -61,20 +61,20 @@ def embed(
     shards_of: Callable[[Run], Sequence[str]],
     steps: Set[str] = frozenset(STEPS),
 ) -> None:
-    """Takes each shard through the steps. One that fails does not stop the others, and raises `Failure` at the end;
-    what every shard would meet stops the run, and is not retried."""
+    """Takes each shard through the steps, those with urgent papers first: to know them, all are read before. One that
+    fails does not stop the others, and raises `Failure` at the end; what every shard would meet stops the run, and is
+    not retried."""
     settings = settings_from_environment()
     try:
-        with Run(embedding.options(settings), settings, context.run_id) as run:
+        with Run(embedding.options(settings), settings, context.run_id, context.log.info) as run:
             shards = shards_of(run)
             run.start(shards)
-            for shard in shards:
-                try:
-                    _work_on(context, run, shard, steps)
-                except FatalError:
-                    raise
-                except Exception as error:  # listed, and raised at the end
-                    context.log.error(f"{shard}: {run.fail(shard, error)}", exc_info=error)
+            order = shards
+            if run.options.priority:
+                read, steps = steps & {"papers"}, steps - {"papers"}
+                order = run.urgent_first([shard for shard in shards if _goes_through(context, run, shard, read)])
+            for shard in order:
+                _goes_through(context, run, shard, steps)
     except ArxivEmbedError as error:
         raise Failure(str(error), allow_retries=False) from error
     if run.failed:
@@ -84,8 +84,16 @@ def embed(
         )
 
 
-def _work_on(context: OpExecutionContext, run: Run, shard: str, steps: Set[str]) -> None:
+def _goes_through(context: OpExecutionContext, run: Run, shard: str, steps: Set[str]) -> bool:
+    """Whether the shard has gone through the steps; one that fails is listed, and raised at the end."""
     does: tuple[Callable[[str], Report], ...] = (run.read, run.embed, run.store)
-    for name, step in zip(STEPS, does, strict=True):
-        if name in steps:
-            context.log_event(materialization(step(shard), run))
+    try:
+        for name, step in zip(STEPS, does, strict=True):
+            if name in steps:
+                context.log_event(materialization(step(shard), run))
+    except FatalError:
+        raise
+    except Exception as error:  # listed, and raised at the end
+        context.log.error(f"{shard}: {run.fail(shard, error)}", exc_info=error)
+        return False
+    return True

@@ -43,7 +43,8 @@ class LaunchRequest:
         fields = json.loads(line)
         options = fields["options"]
         folders = {name: Path(options[name]) for name in ("metadata_dir", "checkpoints")}
-        return cls(fields["run_id"], RunOptions(**{**options, **folders}))
+        priority = tuple(options["priority"])
+        return cls(fields["run_id"], RunOptions(**{**options, **folders, "priority": priority}))
 
 
 def main() -> int:

@@ -40,6 +40,7 @@ def _of_papers(report: PapersRead, run: Run) -> RawMetadataMapping:
         "duplicates": report.duplicates,
         "withdrawn": report.withdrawn,
         "seconds": round(report.seconds, 3),
+        **({"urgent papers": report.urgent} if run.options.priority else {}),
     }
     if not report.rejects:
         return numbers
@@ -63,6 +64,7 @@ def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
         "tokens": report.tokens,
         **rates,
         "papers pooled in part": report.long_papers,
+        "papers that failed": report.failed,
         "papers cut by the token limit": report.cut_papers,
         "tokens cut by the token limit": report.cut_tokens,
         "seconds": round(report.seconds, 3),

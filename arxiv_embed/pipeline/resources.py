@@ -7,6 +7,7 @@ from pathlib import Path
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, ArxivEmbedError, RunOptions, Settings
 
 _FROM = "by default the environment's {}"
@@ -35,6 +36,7 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     fresh: bool = Field(default=False, description="Do everything again; old checkpoints stay as backup")
     limit: int | None = Field(default=None, ge=1, description="Embed so many papers and no more")
     shard_papers: int = Field(default=DEFAULT_SHARD_PAPERS, ge=1, description="Papers of a shard at most")
+    priority: list[str] = Field(default=[], description=f"Papers to take first, marked by any of: {FORMS}")
 
     def options(self, settings: Settings) -> RunOptions:
         """Raises `ArxivEmbedError` where no metadata folder is named."""
@@ -59,6 +61,7 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             fresh=self.fresh,
             limit=self.limit,
             shard_papers=self.shard_papers,
+            priority=parse_priority(self.priority).specs,
         )
 
 
@@ -76,6 +79,7 @@ def resource_config(options: RunOptions) -> dict[str, object]:
         "production": options.production,
         "fresh": options.fresh,
         "shard_papers": options.shard_papers,
+        "priority": list(options.priority),
         **({} if options.max_tokens is None else {"max_tokens": options.max_tokens}),
         **({} if options.limit is None else {"limit": options.limit}),
     }

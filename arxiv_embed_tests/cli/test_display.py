@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from arxiv_embed.cli.display import PlainDisplay, block, display_on
 from arxiv_embed.cli.run import summary
 from arxiv_embed.cli.terminal import PIPED_WIDTH, open_console
 from arxiv_embed.cli.wording import count, duration, plural, size
+from arxiv_embed.gpu.inventory import DeviceFacts, describe
 from arxiv_embed.progress import RunProgress
 
 STARTED: dict[str, Any] = {
@@ -99,6 +101,22 @@ def test_plain_lines_come_with_changes_and_else_seldom() -> None:
     now[0] += 10
     display.show(progress)
     assert console.file.getvalue().splitlines()[1].startswith("0 of 2 shards, 15 of 30 papers, ")
+
+
+def test_plain_lines_begin_with_one_for_each_device() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    display = PlainDisplay(console, clock=lambda: 1001.0)
+    facts = [DeviceFacts(f"cuda:{number}", "cuda", "NVIDIA H100", power_limit=700.0) for number in range(2)]
+    progress = progress_of(STARTED)
+    display.show(progress)
+    progress.apply({"time": 1001.0, "event": "devices_found", "devices": [asdict(found) for found in facts]})
+    for _ in range(3):
+        display.show(progress)
+    progress.apply({"time": 1002.0, "event": "pool_ready", "dtype": "float32", "seconds": 1.0})
+    display.show(progress)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert lines == [*map(describe, facts), "m in float32 on cpu:0"]
 
 
 def test_a_pipe_gets_plain_lines_of_a_fixed_width(monkeypatch: pytest.MonkeyPatch) -> None:

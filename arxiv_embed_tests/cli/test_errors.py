@@ -46,12 +46,16 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("--dtype", "int3"), "Unknown --dtype 'int3'"),
         (("--max-tokens", "100000"), "--max-tokens 100000 does not fit"),
         (("--db-name", "../elsewhere"), "'../elsewhere' is no name for a store"),
+        (("--priority", "category:cs", "--priority", "soon"), "--priority 'soon' is not understood: write category:"),
+        (("--priority", "since:soon"), "--priority 'since:soon' names no day"),
+        (("--priority", "ids:@/no/such/file"), "The file of ids /no/such/file (--priority) cannot be read"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(
     refused: Refused, small_folder: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     assert said in refused("run", "--metadata-dir", small_folder, *arguments)
+    assert said in refused("plan", "--metadata-dir", small_folder, *arguments)
 
 
 def test_a_folder_that_is_missing_or_holds_nothing_usable_is_refused(refused: Refused, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from dagster import AssetKey, DagsterRunStatus
+from typer.testing import CliRunner
 
 from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.cli.app import app
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.pipeline.instance import open_instance
@@ -197,3 +199,46 @@ def test_a_shard_that_fails_is_listed_and_the_others_are_done(
     assert "5 papers embedded" in result.stdout
     told = json.loads(arxiv_embed(home, "status", "--json").stdout)["last_run"]
     assert (told["state"], list(told["failed"])) == ("failed", ["first.jsonl"])
+
+
+def test_a_plan_says_what_goes_first(
+    tmp_path: Path, small_folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARXIV_EMBED_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wanted").write_text("0704.0009\n")
+    plan = ["plan", "--metadata-dir", str(small_folder), "--model", str(tiny_model), "--devices", "cpu:1"]
+    shown = CliRunner().invoke(app, [*plan, "--priority", "category:cs", "--priority", "field:[doi]"])
+    assert "papers of category:cs or field:[doi], and their shards" in shown.output
+    told = CliRunner().invoke(app, [*plan, "--priority", "ids:@wanted", "--json"])
+    assert json.loads(told.output)["priority"] == [f"ids:@{tmp_path / 'wanted'}"]
+    without = CliRunner().invoke(app, plan)
+    assert "their shards" not in without.output
+
+
+def test_what_is_urgent_goes_first_and_is_counted(tmp_path: Path, small_folder: Path, tiny_model: Path) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "wanted").write_text("arXiv:0704.0009v1\n0704.0010\n")
+    result = arxiv_embed(
+        home,
+        *("run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1"),
+        *("--priority", "ids:@wanted", "--priority", "field:priority"),
+        folder=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "2 urgent papers taken first\n" in result.stdout
+    assert "1 record rejected" in result.stdout
+    [record] = home.glob("runs/*/progress.jsonl")
+    events = [json.loads(line) for line in record.read_text().splitlines()]
+    stored = [event["shard"] for event in events if event["event"] == "shard_stored"]
+    assert stored == ["second.jsonl", "first.jsonl"]
+
+
+def test_a_priority_that_marks_nothing_is_said(tmp_path: Path, small_folder: Path, tiny_model: Path) -> None:
+    result = arxiv_embed(
+        tmp_path / "home",
+        *("run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1"),
+        *("--priority", "category:q-fin"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--priority category:q-fin marked no paper of these shards\n" in result.stdout

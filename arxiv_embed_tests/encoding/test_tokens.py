@@ -116,9 +116,9 @@ def test_tokens_are_those_of_the_model_s_own_tokenizer() -> None:
     assert paper.ids.tolist() == own.encode(text).ids
 
 
-def test_papers_are_numbered_from_the_first_index() -> None:
-    papers = tokenizer_of(BUNDLED, "whole").tokenize(["a", "", "b"], first_index=40)
-    assert [paper.index for paper in papers] == [40, 41, 42]
+def test_papers_carry_the_indexes_that_they_are_given() -> None:
+    papers = tokenizer_of(BUNDLED, "whole").tokenize(["a", "", "b"], [40, 7, 41])
+    assert [paper.index for paper in papers] == [40, 7, 41]
     assert tokenizer_of(BUNDLED, "whole").tokenize([]) == []
 
 

@@ -22,7 +22,17 @@ from arxiv_embed.encoding.model import ModelFiles, resolve_model
 from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer
 from arxiv_embed.gpu.devices import parse_devices
-from arxiv_embed.gpu.pool import BatchReport, EncodedPaper, Pool, WorkerLost, WorkerNotStarted
+from arxiv_embed.gpu.lane import Patience
+from arxiv_embed.gpu.pool import (
+    BatchReport,
+    EncodedPaper,
+    FailedPaper,
+    Incident,
+    NoDeviceLeft,
+    Outcome,
+    Pool,
+    WorkerNotStarted,
+)
 from arxiv_embed_tests.tiny_models import WORDS, save_bert, save_distilbert
 
 ODD_TEXTS = ["", " ", "\n\n", "\u200b\u00a0", "\ufffd\U0001f9ea", "中国", "…" * 70, "x" * 3000]
@@ -70,7 +80,9 @@ def pool(bert: ModelFiles, space: Space) -> Iterator[Pool]:
         yield pool
 
 
-def assert_right(papers: list[EncodedPaper], texts: list[str], expected: list[np.ndarray]) -> None:
+def assert_right(outcomes: list[Outcome], texts: list[str], expected: list[np.ndarray]) -> None:
+    papers = [outcome for outcome in outcomes if isinstance(outcome, EncodedPaper)]
+    assert len(papers) == len(outcomes)
     assert sorted(paper.index for paper in papers) == list(range(len(texts)))
     for paper in papers:
         wanted = expected[paper.index]
@@ -151,8 +163,8 @@ def test_the_standard_pipeline_deals_fixed_batches_round_robin(
     reports: list[BatchReport] = []
     with Pool(bert, space, parse_devices("cpu:2"), dtype="float32", batch_size=20, production=False) as pool:
         assert_right(list(pool.encode(TEXTS, reports.append)), TEXTS, expected)
-    assert sorted(report.papers for report in reports) == sorted([20] * 6 + [8] + [20] + [2])
-    assert [sum(report.device == name for report in reports) for name in ("cpu:0", "cpu:1")] == [5, 4]
+    assert sorted(report.papers for report in reports) == [10] + [20] * 7
+    assert [sum(report.device == name for report in reports) for name in ("cpu:0", "cpu:1")] == [4, 4]
 
 
 def test_one_worker_gives_the_vectors_of_two_and_auto_is_told(
@@ -176,18 +188,22 @@ def test_a_model_that_is_no_bert_is_embedded_by_its_name(tmp_path: Path) -> None
         assert_right(list(pool.encode(TEXTS[:40])), TEXTS[:40], alone)
 
 
-def test_a_killed_worker_is_reported_and_the_others_end_with_it(bert: ModelFiles, space: Space) -> None:
+def test_a_killed_worker_is_replaced_and_loses_no_paper(
+    bert: ModelFiles, space: Space, expected: list[np.ndarray]
+) -> None:
     before = workers()
-    with Pool(bert, space, parse_devices("cpu:2"), dtype="float32", batch_size=1) as pool:
+    incidents: list[Incident] = []
+    patience = Patience(pause=0.05)
+    with Pool(bert, space, parse_devices("cpu:2"), dtype="float32", batch_size=1, patience=patience) as pool:
         started = sorted(workers() - before)
         assert len(started) == 2
-        call = pool.encode(TEXTS * 10)
-        found = {next(call).index for _ in range(10)}
+        call = pool.encode(TEXTS * 4, on_incident=incidents.append)
+        papers = [next(call) for _ in range(10)]
         os.kill(started[1], signal.SIGKILL)
-        with pytest.raises(WorkerLost, match=r"The worker of cpu:\d ended with exit code -9"):
-            found.update(paper.index for paper in call)
-        assert len(found) >= 10
-        assert workers() == before
+        papers += call
+        assert_right(papers, TEXTS * 4, expected * 4)
+        assert ("lost", "its worker ended with exit code -9") in [(i.what, i.detail) for i in incidents]
+    assert workers() == before
     assert not [thread for thread in threading.enumerate() if thread.name == "tokenizer"]
 
 
@@ -197,7 +213,7 @@ def test_weights_that_cannot_be_read_are_one_sentence(bert: ModelFiles, space: S
     weights.write_bytes(weights.read_bytes()[:1000])
     files = resolve_model(str(tmp_path))
     before = workers()
-    with pytest.raises(WorkerNotStarted, match=r"^The worker of cpu:0 could not start \(.+\): check") as raised:
+    with pytest.raises(WorkerNotStarted, match=r"^The worker of cpu:\d could not start \(.+\): check") as raised:
         Pool(files, space, parse_devices("cpu:2")).__enter__()
     assert "\n" not in str(raised.value)
     assert workers() == before
@@ -223,11 +239,24 @@ def test_vectors_that_are_no_numbers_are_never_handed_on(space: Space, tmp_path:
     weights = load_file(tmp_path / "model.safetensors")
     weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with Pool(resolve_model(str(tmp_path)), space, parse_devices("cpu:1")) as pool:
+        [failed] = pool.encode(["a star"])
+    assert isinstance(failed, FailedPaper)
+    assert "not finite numbers" in failed.reason
+
+
+def test_a_model_that_is_broken_altogether_stops_the_run_and_blames_no_paper(space: Space, tmp_path: Path) -> None:
+    save_bert(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    outcomes: list[Outcome] = []
     with (
         Pool(resolve_model(str(tmp_path)), space, parse_devices("cpu:1")) as pool,
-        pytest.raises(WorkerLost, match="not finite numbers"),
+        pytest.raises(NoDeviceLeft, match="in a row failed, the last with: the model gave vectors that are not finite"),
     ):
-        list(pool.encode(["a star"]))
+        outcomes.extend(pool.encode([f"a star {n}" for n in range(100)]))
+    assert not outcomes
 
 
 RUN = """
@@ -238,7 +267,7 @@ from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.pool import Pool
 files = resolve_model(sys.argv[1])
 with Pool(files, space_of(files, "fixed:8"), parse_devices("cpu:2"), batch_size=1, dtype="float32") as pool:
-    print(*(worker._process.pid for worker in pool._workers), flush=True)
+    print(*(lane.worker.pid for lane in pool._lanes), flush=True)
     for paper in pool.encode(["a star of the field"] * 1_000_000):
         pass
 """

@@ -1,96 +1,60 @@
-"""The protocol: every frame read back as it was written."""
+"""The protocol: every message read back as it was sent."""
 
 from __future__ import annotations
 
+from multiprocessing import Pipe
 from pathlib import Path
 
-import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
+import pytest
 
-from arxiv_embed.encoding.batch import TokenBatch, pack
 from arxiv_embed.encoding.model import ModelFiles
-from arxiv_embed.encoding.tokens import TokenizedPaper
 from arxiv_embed.gpu.protocol import (
+    KINDS,
+    Cancel,
+    Cancelled,
     Encoded,
     Failed,
-    WorkerReady,
-    WorkerSetup,
-    batch_frame,
-    encoded_frame,
-    failed_frame,
-    read_answer,
-    read_batch,
+    Look,
+    Looked,
+    Message,
+    NotReady,
+    OutOfMemory,
+    Ready,
+    Setup,
+    Work,
+    receive,
+    send,
 )
 
-numbers = st.integers(0, 2**64 - 1)
-seconds = st.floats(0, 1e9)
-token_ids = arrays(np.int32, st.integers(1, 40), elements=st.integers(0, 2**31 - 1))
-papers = st.lists(
-    st.builds(
-        lambda ids, chunks: TokenizedPaper(0, ids, np.array([[0, len(ids)]] * (1 + chunks), np.int32), ids, 0),
-        token_ids,
-        st.integers(0, 3),
-    ),
-    max_size=6,
-)
+FILES = ModelFiles("tiny", Path("/models/tiny"), "abc", "bert", 8, 64, 64, "mean", "", "query: ")
+MESSAGES: list[Message] = [
+    Setup(FILES, "cuda:0", "auto", 2),
+    Ready("bfloat16", "NVIDIA H100", 2**36, 2**33, 5, (1.5, 2.0, 0.0), True, False, 0, 2048, "bfloat16"),
+    NotReady("no such file: “weights”"),
+    Work(7, 1, 200, 600, 40_000, 2**35),
+    Cancel(7),
+    Look(),
+    Encoded(7, 600, 0.25, 2**34, 12, 40_960),
+    OutOfMemory(7, 2**30, tried=True),
+    Failed(7, "ein Fehler\n", ends=True),
+    Cancelled(7),
+    Looked(2**31),
+]
 
 
-@given(number=numbers, papers=papers)
-def test_a_batch_is_read_back_as_it_was_sent(number: int, papers: list[TokenizedPaper]) -> None:
-    batch: TokenBatch = pack(papers)
-    read_number, read = read_batch(batch_frame(number, batch))
-    assert read_number == number
-    for name in ("ids", "lengths", "spans"):
-        sent, got = getattr(batch, name), getattr(read, name)
-        assert got.dtype == sent.dtype == np.int32
-        assert np.array_equal(got, sent)
+def test_these_are_all_messages() -> None:
+    assert {type(message).__name__ for message in MESSAGES} == set(KINDS)
 
 
-@given(papers=papers)
-def test_the_spans_of_a_batch_are_those_of_its_papers_moved_behind_one_another(papers: list[TokenizedPaper]) -> None:
-    batch = pack(papers)
-    rows = iter(batch.spans.tolist())
-    for place, paper in enumerate(papers):
-        for span in paper.spans:
-            start, stop = next(rows)
-            assert np.array_equal(batch.ids[start:stop], paper.ids[slice(*span)])
-            assert start >= batch.lengths[:place].sum()
-    assert next(rows, None) is None
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_is_read_back_as_it_was_sent(message: Message) -> None:
+    ours, theirs = Pipe()
+    send(ours, message)
+    assert receive(theirs) == message
 
 
-@given(
-    number=numbers,
-    seconds=seconds,
-    peak_memory=st.integers(0, 2**64 - 1),
-    computed=st.integers(0, 2**32 - 1),
-    vectors=arrays(np.float32, array_shapes(min_dims=2, max_dims=2, min_side=0), elements=st.floats(-1, 1, width=32)),
-)
-def test_an_answer_is_read_back_as_it_was_sent(
-    number: int, seconds: float, peak_memory: int, computed: int, vectors: np.ndarray
-) -> None:
-    read = read_answer(encoded_frame(Encoded(number, seconds, peak_memory, computed, vectors)))
-    assert isinstance(read, Encoded)
-    assert (read.number, read.seconds) == (number, seconds)
-    assert (read.peak_memory, read.computed_tokens) == (peak_memory, computed)
-    assert read.vectors.shape == vectors.shape
-    assert np.array_equal(read.vectors, vectors)
-
-
-@given(number=numbers, error=st.text())
-def test_a_failure_is_read_back_as_it_was_sent(number: int, error: str) -> None:
-    assert read_answer(failed_frame(Failed(number, error))) == Failed(number, error)
-
-
-@given(dtype=st.text(), seconds=seconds, error=st.text())
-def test_readiness_is_read_back_as_it_was_sent(dtype: str, seconds: float, error: str) -> None:
-    ready = WorkerReady(dtype, seconds, error)
-    assert WorkerReady.from_bytes(ready.to_bytes()) == ready
-
-
-@given(name=st.text(), folder=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
-def test_a_worker_is_told_of_the_very_files_that_the_pool_found(name: str, folder: str) -> None:
-    files = ModelFiles(name, Path(folder), "abc", "bert", 384, 512, 256, "mean", "passage: ", "")
-    setup = WorkerSetup(files, "cuda:1", "auto")
-    assert WorkerSetup.from_bytes(setup.to_bytes()) == setup
+def test_the_end_of_the_other_side_is_an_error() -> None:
+    ours, theirs = Pipe()
+    ours.close()
+    with pytest.raises((EOFError, OSError)):
+        receive(theirs)

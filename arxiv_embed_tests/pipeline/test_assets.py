@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dagster import DagsterInstance
 
+import arxiv_embed.run
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.pipeline.partitions import register_shards
-from arxiv_embed.plan import embeddings_key
+from arxiv_embed.plan import embeddings_key, papers_key
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import open_store
+from arxiv_embed_tests.fake_pool import FakePool
 from arxiv_embed_tests.pipeline.runs import execute, latest_metadata, materialized, options_for
 
 SHARDS = ["first.jsonl", "second.jsonl"]
@@ -97,10 +101,84 @@ def test_the_pending_job_finds_and_registers_shards_itself(options: RunOptions) 
 def test_a_folder_that_is_not_there_is_one_sentence_and_no_retry(
     options: RunOptions, instance: DagsterInstance, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     result = execute("embed_pending", replace(options, metadata_dir=tmp_path / "nowhere"), instance)
     failure = result.failure_data_for_node("embed_what_remains")
     assert failure is not None
     assert failure.error is not None
     assert f"There is no metadata folder {tmp_path / 'nowhere'}" in failure.error.message
+
+
+IN_SECOND = "ids:0704.0007,0704.0010"
+
+
+@pytest.fixture
+def pool(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> FakePool:
+    space = space_of(resolve_model(options.model), options.chunker, options.max_tokens)
+    pool = FakePool(space.dimensions)
+    monkeypatch.setattr(arxiv_embed.run, "Pool", pool)
+    return pool
+
+
+def events_of(settings: Settings) -> list[tuple[str, str]]:
+    """(event, shard) in the order in which the only run recorded them."""
+    [record] = settings.runs.glob("*/progress.jsonl")
+    lines = map(json.loads, record.read_text().splitlines())
+    return [(line["event"], line["shard"]) for line in lines if line["event"].startswith(("papers_", "shard_stored"))]
+
+
+def test_shards_with_urgent_papers_are_embedded_first_once_all_are_read(
+    options: RunOptions, instance: DagsterInstance, settings: Settings, pool: FakePool
+) -> None:
+    assert execute("embed_pending", replace(options, priority=(IN_SECOND,)), instance).success
+    first, second = SHARDS
+    assert events_of(settings) == [
+        ("papers_read", first),
+        ("papers_read", second),
+        ("shard_stored", second),
+        ("shard_stored", first),
+    ]
+    assert pool.urgent == [[True, False, False, True, False], [False] * 6]
+    for asset in ASSETS:
+        assert materialized(instance, asset) == set(SHARDS)
+    assert latest_metadata(instance, "papers", second)["urgent papers"] == 2
+    assert latest_metadata(instance, "papers", second)["rejects"] == 1
+
+
+def test_without_a_priority_each_shard_is_done_before_the_next_is_read(
+    options: RunOptions, instance: DagsterInstance, settings: Settings, pool: FakePool
+) -> None:
+    assert execute("embed_pending", options, instance).success
+    assert events_of(settings) == [(event, shard) for shard in SHARDS for event in ("papers_read", "shard_stored")]
+    assert pool.urgent == [None, None]
+    assert "urgent papers" not in latest_metadata(instance, "papers", SHARDS[0])
+
+
+@pytest.mark.parametrize("asset", ["papers", "embeddings"])
+def test_with_a_priority_a_shard_that_fails_still_leaves_its_neighbours_alone(
+    options: RunOptions, instance: DagsterInstance, settings: Settings, pool: FakePool, asset: str
+) -> None:
+    space = space_of(resolve_model(options.model), options.chunker, options.max_tokens)
+    key = papers_key("second.jsonl") if asset == "papers" else embeddings_key("second.jsonl", space)
+    with CheckpointStore(options.checkpoints).hold(key):
+        result = execute("embed_pending", replace(options, priority=(IN_SECOND,)), instance)
+    assert not result.success
+    assert materialized(instance, "vector_store") == {"first.jsonl"}
+    assert materialized(instance, "embeddings") == {"first.jsonl"}
+
+
+def test_with_a_priority_assets_can_be_materialized_one_after_the_other(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool
+) -> None:
+    urgent = replace(options, priority=(IN_SECOND,))
+    for asset in ASSETS:
+        assert execute("embed_shards", urgent, instance, shards=SHARDS, assets=[asset]).success
+        assert materialized(instance, asset) == set(SHARDS)
+    assert [len(mask or ()) for mask in pool.urgent] == [5, 6]
+
+
+def test_a_priority_that_makes_no_sense_is_one_sentence(options: RunOptions, instance: DagsterInstance) -> None:
+    result = execute("embed_pending", replace(options, priority=("soon",)), instance)
+    failure = result.failure_data_for_node("embed_what_remains")
+    assert failure is not None
+    assert failure.error is not None
+    assert "--priority 'soon' is not understood: write category:cs.LG" in failure.error.message

@@ -1,0 +1,225 @@
+"""Planners: which papers a lane computes next. The token planner is the production mode, the fixed one its baseline."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from arxiv_embed.encoding.tokens import TokenizedPaper
+from arxiv_embed.gpu.batching import Batch, Fits, Reservoir
+from arxiv_embed.gpu.lane import Lane
+from arxiv_embed.gpu.memory import Shape
+
+REST_EVERY = 4
+"""Of so many batches one begins with a paper that is not urgent, while urgent ones wait."""
+
+BATCHES_WAITING, LEAST_WAITING, MOST_WAITING, MOST_WAITING_TOKENS = 32, 512, 16_384, 8_000_000
+"""How many papers are held back so that similar lengths meet: so many batches' worth, within bounds."""
+
+ENOUGH_TOKENS = 16_384
+"""A batch of fewer tokens takes padding into the bargain."""
+
+SHARE_OF_THE_REST = 0.5
+"""Near the end a batch takes this part of the time that is left at most, so that all devices end together."""
+
+LEAST_SHARE, FIXED_TIMES = 0.25, 3.0
+"""But not less than this part of what its last batches took, nor than so many times what any batch takes at least."""
+
+
+class Planner(Protocol):
+    again: deque[Batch]
+    """What went wrong once, and is to be tried again first."""
+
+    ended: bool
+    """Whether no more papers come."""
+
+    def wants(self) -> bool:
+        """Whether it would take more papers in."""
+
+    def add(self, papers: Sequence[TokenizedPaper], urgent: Sequence[bool] | None) -> None: ...
+
+    def next_batch(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
+        """What the lane is to be sent now; None where it had better wait."""
+
+    def shortest(self) -> Batch:
+        """The shortest paper that waits, alone: what a device is tried with where nothing seems to fit."""
+
+    @property
+    def waiting(self) -> int:
+        """Papers that are in no batch under way."""
+
+
+class FixedPlanner:
+    """`batch_size` papers a batch, in the order they come, dealt round robin; memory and speed are not looked at."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.again: deque[Batch] = deque()
+        self.ended = False
+        self._batch_size = batch_size
+        self._papers: deque[TokenizedPaper] = deque()
+        self._turn = 0
+
+    def wants(self) -> bool:
+        return len(self._papers) < 4 * self._batch_size
+
+    def add(self, papers: Sequence[TokenizedPaper], urgent: Sequence[bool] | None) -> None:
+        self._papers.extend(papers)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._papers) + sum(len(batch.papers) for batch in self.again)
+
+    def shortest(self) -> Batch:
+        return self.again.popleft() if self.again else Batch([self._papers.popleft()])
+
+    def next_batch(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
+        if batch := _retried(self.again, lane, lanes, lambda shape: True):
+            return batch
+        usable = [other for other in lanes if other.is_usable]
+        if lane is not usable[self._turn % len(usable)]:
+            return None
+        if not self._papers or (len(self._papers) < self._batch_size and not self.ended):
+            return None
+        self._turn += 1
+        count = min(self._batch_size, len(self._papers))
+        return Batch([self._papers.popleft() for _ in range(count)])
+
+
+class TokenPlanner:
+    """Batches are formed when a lane has room, by its memory and speed, of papers of similar length.
+
+    The paper that has waited longest is in the next batch, an urgent one first. Near the end the longest go first, in
+    batches that grow smaller, and a lane gets none that the others would have done before it.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.again: deque[Batch] = deque()
+        self.ended = False
+        self._batch_size = batch_size
+        self._urgent, self._rest = Reservoir(), Reservoir()
+        self._drawn = 0
+        self._held_back = LEAST_WAITING
+
+    @property
+    def waiting(self) -> int:
+        return len(self._urgent) + len(self._rest) + sum(len(batch.papers) for batch in self.again)
+
+    @property
+    def _tokens(self) -> int:
+        return self._urgent.tokens + self._rest.tokens + sum(batch.shape.tokens for batch in self.again)
+
+    def wants(self) -> bool:
+        tokens = self._urgent.tokens + self._rest.tokens
+        return len(self._urgent) + len(self._rest) < self._held_back and tokens < MOST_WAITING_TOKENS
+
+    def add(self, papers: Sequence[TokenizedPaper], urgent: Sequence[bool] | None) -> None:
+        if urgent is None:
+            self._rest.add(papers)
+        else:
+            for reservoir, wanted in ((self._urgent, True), (self._rest, False)):
+                reservoir.add([paper for paper, is_urgent in zip(papers, urgent, strict=True) if is_urgent == wanted])
+
+    def shortest(self) -> Batch:
+        for batch in self.again:
+            if len(batch.papers) == 1:
+                self.again.remove(batch)
+                return batch
+        reservoir = self._urgent if len(self._urgent) else self._rest
+        return Batch(reservoir.draw(0, 1, lambda shape: True, 0))
+
+    def next_batch(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
+        if batch := _retried(self.again, lane, lanes, lane.fits):
+            return batch
+        if not len(self._urgent) + len(self._rest):
+            return _stolen(lane, lanes, now) if self.ended and lane.is_idle else None
+        if self.ended:
+            return self._draw_near_the_end(lane, lanes, now)
+        if lane.sent and len(self._urgent) + len(self._rest) < self._held_back // 2:
+            return None  # too few to be choosy yet, and the lane is busy
+        return self._draw(lane, math.inf, math.inf)
+
+    def _draw(self, lane: Lane, most_seconds: float, longest_seconds: float) -> Batch | None:
+        """A batch for the lane that takes it `most_seconds`, unless it is of one paper, which may take it
+        `longest_seconds`."""
+        speed = lane.speed
+
+        def fits(shape: Shape) -> bool:
+            if not lane.fits(shape):
+                return False
+            return shape.papers == 1 or most_seconds == math.inf or speed.seconds(shape) <= most_seconds
+
+        def acceptable(length: int) -> bool:
+            shape = Shape(1, length, length)
+            return lane.budget.fits(shape) and speed.seconds(shape) <= longest_seconds
+
+        assert lane.ready is not None
+        enough = math.inf if lane.ready.packed else min(ENOUGH_TOKENS, (lane.ready.best_tokens or math.inf) / 2)
+        first, then = self._urgent, self._rest
+        if not len(first) or (len(then) and self._drawn % REST_EVERY == REST_EVERY - 1):
+            first, then = then, first
+        for reservoir, other in ((first, then), (then, first)):
+            if not len(reservoir):
+                continue
+            anchor = reservoir.longest(acceptable) if self.ended else reservoir.oldest
+            if anchor is not None and not acceptable(reservoir.length_at(anchor)):
+                anchor = reservoir.longest(acceptable)  # it waits for more memory, or for a faster device
+            if anchor is None:
+                continue
+            papers = reservoir.draw(anchor, self._batch_size, fits, enough)
+            if len(other) and papers and len(papers) < self._batch_size:
+                papers += other.fill(papers, self._batch_size, fits)
+            self._drawn += 1
+            self._held_back = min(MOST_WAITING, max(LEAST_WAITING, self._held_back, BATCHES_WAITING * len(papers)))
+            return Batch(papers)
+        return None
+
+    def _draw_near_the_end(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
+        working = [other for other in lanes if other.is_usable and other.ready is not None]
+        if not all(other.speed.rate for other in working):
+            if lane.sent:
+                return None
+            return self._draw(lane, math.inf, math.inf)
+        work = self._tokens + sum(other.seconds_left(now) * other.speed.rate for other in working)
+        left = work / sum(other.speed.rate for other in working)
+        others = [other for other in working if other is not lane]
+        elsewhere = math.inf
+        if others:
+            tokens = self._tokens + sum(other.seconds_left(now) * other.speed.rate for other in others)
+            elsewhere = tokens / sum(other.speed.rate for other in others)
+        mine = lane.seconds_left(now)
+        most = SHARE_OF_THE_REST * (left - mine)
+        if lane.sent and most < mine:
+            return None  # what comes next is better decided when this is done
+        floor = max(FIXED_TIMES * lane.speed.fixed_seconds, LEAST_SHARE * lane.speed.usual_seconds)
+        return self._draw(lane, max(most, floor), elsewhere - mine)
+
+
+def _retried(again: deque[Batch], lane: Lane, lanes: Sequence[Lane], fits: Fits) -> Batch | None:
+    """The first batch that was in trouble and may be tried on this lane; one that does not fit there is cut in two."""
+    elsewhere = any(other is not lane and other.is_usable for other in lanes)
+    for batch in list(again):
+        if batch.avoid == lane.name and elsewhere:
+            continue
+        if not fits(batch.shape):
+            if len(batch.papers) == 1:
+                continue
+            again.remove(batch)
+            again.extend(batch.halves())
+            return _retried(again, lane, lanes, fits)
+        again.remove(batch)
+        return batch
+    return None
+
+
+def _stolen(lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
+    """A batch taken from behind the one that a slower lane computes, where this one would have it done sooner."""
+    for other in sorted(lanes, key=lambda other: other.seconds_left(now), reverse=True):
+        queued = other.batches[1:]
+        if other is lane or not queued or not lane.fits(queued[-1].shape):
+            continue
+        if lane.speed.seconds(queued[-1].shape) < other.seconds_left(now):
+            other.withdraw(queued[-1])
+            return queued[-1]
+    return None

@@ -1,0 +1,73 @@
+"""A worker process seen from the pool: its socket, the slots that it shares, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+from arxiv_embed.gpu.devices import Device
+from arxiv_embed.gpu.protocol import Message, send
+from arxiv_embed.gpu.slots import Slot
+
+WORKER = (sys.executable, "-P", "-m", "arxiv_embed.gpu.worker")
+"""The command of a worker, without the descriptors that it is given; -P: no file of the working folder shadows a
+module."""
+
+STOP_SECONDS = 5
+DEPTH = 2
+"""Batches that a worker has at most: one that it computes, and one that hides the way there and back."""
+
+
+class WorkerProcess:
+    """One that runs until its socket closes; `slots` are shared with it."""
+
+    def __init__(self, device: Device, command: Sequence[str]) -> None:
+        ours, theirs = socket.socketpair()
+        self.slots = [Slot.create() for _ in range(DEPTH)]
+        self.free_slots = list(range(len(self.slots)))
+        descriptors = [theirs.fileno(), *(slot.descriptor for slot in self.slots)]
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, *map(str, descriptors)],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+                env={**os.environ, **device.environment},
+            )
+        self._socket = ours
+        self.connection = Connection(ours.dup().detach())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Message) -> None:
+        """Never blocks: messages are small, and a worker has few of them. One that is gone is noticed on reading."""
+        with contextlib.suppress(OSError):
+            send(self.connection, message)
+
+    def hang_up(self) -> None:
+        """Ends the conversation; the worker ends when it notices."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def end(self, *, at_once: bool = False) -> int:
+        """Hangs up and waits for the process; one that does not end is killed, as it has nothing to lose. Returns the
+        exit code."""
+        if at_once:
+            self._process.kill()
+        with contextlib.suppress(OSError):
+            self.hang_up()
+        self._socket.close()
+        self.connection.close()
+        for slot in self.slots:
+            slot.close()
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
