@@ -15,6 +15,7 @@ from bench.metric import Metric
 
 BENCHES: Mapping[str, str] = {
     "embed": "bench.embed",
+    "engine": "bench.engine",
     "quality": "bench.quality",
     "reading": "bench.reading",
 }

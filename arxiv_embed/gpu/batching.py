@@ -13,7 +13,7 @@ from arxiv_embed.gpu.memory import Shape
 
 FIRST_PIECE, LARGEST_PIECE = 128, 1024
 
-MOST_PADDING = 0.08
+MOST_PADDING = 0.10
 """A batch that computes its padding grows no further beyond this share of its tokens, once it has enough."""
 
 Fits = Callable[[Shape], bool]

@@ -32,7 +32,7 @@ class Patience:
     """How long things may take, in seconds, and how often they may fail, before the pool does something about it."""
 
     load: float = 600.0
-    first_batch: float = 600.0
+    first_batch: float = 300.0
     hang_floor: float = 30.0
     hang_factor: float = 10.0
     pause: float = 1.0

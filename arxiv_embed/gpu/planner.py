@@ -15,10 +15,11 @@ from arxiv_embed.gpu.memory import Shape
 REST_EVERY = 4
 """Of so many batches one begins with a paper that is not urgent, while urgent ones wait."""
 
-BATCHES_WAITING, LEAST_WAITING, MOST_WAITING, MOST_WAITING_TOKENS = 32, 512, 16_384, 8_000_000
-"""How many papers are held back so that similar lengths meet: so many batches' worth, within bounds."""
+BATCHES_WAITING, LEAST_WAITING, MOST_WAITING = 32, 512, 16_384
+"""How much is held back so that similar lengths meet: so many batches' worth of tokens, in so many papers at least and
+at most."""
 
-ENOUGH_TOKENS = 16_384
+ENOUGH_TOKENS = 32_768
 """A batch of fewer tokens takes padding into the bargain."""
 
 SHARE_OF_THE_REST = 0.5
@@ -100,7 +101,8 @@ class TokenPlanner:
         self._batch_size = batch_size
         self._urgent, self._rest = Reservoir(), Reservoir()
         self._drawn = 0
-        self._held_back = LEAST_WAITING
+        self._held_back = 0
+        """So many tokens are held back."""
 
     @property
     def waiting(self) -> int:
@@ -108,11 +110,15 @@ class TokenPlanner:
 
     @property
     def _tokens(self) -> int:
-        return self._urgent.tokens + self._rest.tokens + sum(batch.shape.tokens for batch in self.again)
+        return self._reserve + sum(batch.shape.tokens for batch in self.again)
 
     def wants(self) -> bool:
-        tokens = self._urgent.tokens + self._rest.tokens
-        return len(self._urgent) + len(self._rest) < self._held_back and tokens < MOST_WAITING_TOKENS
+        papers = len(self._urgent) + len(self._rest)
+        return papers < LEAST_WAITING or (papers < MOST_WAITING and self._reserve < self._held_back)
+
+    @property
+    def _reserve(self) -> int:
+        return self._urgent.tokens + self._rest.tokens
 
     def add(self, papers: Sequence[TokenizedPaper], urgent: Sequence[bool] | None) -> None:
         if urgent is None:
@@ -136,7 +142,7 @@ class TokenPlanner:
             return _stolen(lane, lanes, now) if self.ended and lane.is_idle else None
         if self.ended:
             return self._draw_near_the_end(lane, lanes, now)
-        if lane.sent and len(self._urgent) + len(self._rest) < self._held_back // 2:
+        if lane.sent and self.wants() and self._reserve < self._held_back / 2:
             return None  # too few to be choosy yet, and the lane is busy
         return self._draw(lane, math.inf, math.inf)
 
@@ -171,8 +177,9 @@ class TokenPlanner:
             if len(other) and papers and len(papers) < self._batch_size:
                 papers += other.fill(papers, self._batch_size, fits)
             self._drawn += 1
-            self._held_back = min(MOST_WAITING, max(LEAST_WAITING, self._held_back, BATCHES_WAITING * len(papers)))
-            return Batch(papers)
+            batch = Batch(papers)
+            self._held_back = max(self._held_back, BATCHES_WAITING * batch.shape.tokens)
+            return batch
         return None
 
     def _draw_near_the_end(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:

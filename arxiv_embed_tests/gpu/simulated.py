@@ -101,30 +101,35 @@ class SimulatedDevice:
         return len(batch.ids) if self.packed else len(batch.lengths) * int(batch.lengths.max())
 
     def encode(self, batch: TokenBatch) -> np.ndarray:  # type: ignore[type-arg]
-        befalls = {what: self._now(what, batch.ids) for what in ("crash", "hang", "out of memory", "error")}
+        begun = time.perf_counter()
+        befalls = {
+            what: self._now(what, batch.ids) for what in ("crash", "hang", "out of memory", "error", "not finite")
+        }
+        tenant, throttle = self._now("tenant"), self._now("throttle")
         taken = self._taken(batch)
-        throttle = self._now("throttle")
-        tenant = self._now("tenant")
-        other = tenant.amount if tenant else 0
         os.write(self._history, b".")
         if befalls["crash"]:
             os.kill(os.getpid(), signal.SIGSEGV)
         if befalls["hang"]:
             time.sleep(1e6)
+        vectors = self._vectors(batch)
         seconds = self.simulation.fixed_seconds + self.computed_tokens(batch) / self.simulation.rate
+        until = begun + seconds * (throttle.amount if throttle else 1.0)
+        other = tenant.amount if tenant else 0
         if befalls["out of memory"] or self.simulation.weights + taken + other > self.simulation.total:
-            time.sleep(seconds / 2)
             raise MemoryError("simulated device out of memory")
-        time.sleep(seconds * (throttle.amount if throttle else 1.0))
+        time.sleep(max(0.0, until - time.perf_counter()))
         self._peak = self.simulation.weights + taken
         if befalls["error"]:
             raise ValueError("a token that nobody can embed")
-        if self.simulation.vector_type == "bfloat16":
-            if len(self._empty) < len(batch.spans):
-                self._empty = np.zeros((len(batch.spans), self.dimensions), np.uint16)
-            return self._empty[: len(batch.spans)]
-        vectors = vectors_of(batch.ids, batch.spans)
-        return vectors * np.nan if self._now("not finite", batch.ids) else vectors
+        return vectors * np.nan if befalls["not finite"] else vectors
+
+    def _vectors(self, batch: TokenBatch) -> np.ndarray:  # type: ignore[type-arg]
+        if self.simulation.vector_type == "float32":
+            return vectors_of(batch.ids, batch.spans)
+        if len(self._empty) < len(batch.spans):
+            self._empty = np.zeros((len(batch.spans), self.dimensions), np.uint16)
+        return self._empty[: len(batch.spans)]
 
     def _taken(self, batch: TokenBatch) -> int:
         papers, tokens, longest = len(batch.lengths), len(batch.ids), int(batch.lengths.max())
