@@ -20,7 +20,8 @@ from arxiv_embed.embed import embed_shard, papers_table, rejects_table
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceLeases
-from arxiv_embed.gpu.pool import BatchReport, Incident, Pool
+from arxiv_embed.gpu.outcomes import BatchReport, Incident
+from arxiv_embed.gpu.pool import Pool
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard
 from arxiv_embed.plan import RunPlan, covers, embeddings_key, papers_key, plan_run, stored_identity

@@ -14,7 +14,7 @@ import pytest
 
 import arxiv_embed.embed
 import arxiv_embed.run
-from arxiv_embed.gpu.pool import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
+from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, settings_from_environment
 

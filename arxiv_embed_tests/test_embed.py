@@ -33,7 +33,7 @@ from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.embed import embed_shard, papers_table
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.gpu.pool import NoDeviceLeft
+from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.plan import embeddings_key, papers_key, plan_run
 from arxiv_embed.progress import ProgressReader, progress_path

@@ -23,9 +23,10 @@ import orjson
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer, TokenizedPaper
+from arxiv_embed.gpu.backlog import Piece
 from arxiv_embed.gpu.batching import pieces
 from arxiv_embed.gpu.lane import Patience
-from arxiv_embed.gpu.pool import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome, Piece
+from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
 from arxiv_embed.metadata.paper import NotAPaper
 from arxiv_embed.metadata.records import paper_of
 from arxiv_embed.settings import DEFAULT_MODEL

@@ -37,6 +37,7 @@ class Budget:
         self._state = state
         self._held = state.base
         self.scale = 1.0
+        """What is used of the room."""
 
     @property
     def free(self) -> int:
@@ -91,6 +92,14 @@ class Budget:
         self._state.other = other
         self.law.observe_more_than(shape, self.free)
         self._shrink(SHRINK_OUT_OF_MEMORY)
+
+    def killed(self) -> None:
+        """Its worker was killed by SIGKILL: it may be that the machine's memory ran out."""
+        self._shrink(SHRINK_OUT_OF_MEMORY)
+
+    def begin_again(self, state: MemoryState) -> None:
+        """A new worker has loaded the model; what went wrong before is not forgotten."""
+        self._state, self._held = state, state.base
 
     def looked(self, other: int) -> None:
         """Takes in what others hold now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,11 +95,13 @@ class Lane:
         self.state, self.until = State.LOADING, now + self._patience.load
 
     def became_ready(self, ready: Ready) -> None:
+        state = MemoryState(ready.total_memory, ready.base_memory, ready.other_memory, ready.keeps_memory)
         if self.ready is None:
             self.speed = Speed(packed=ready.packed)
+            self.budget = Budget(self._law_of(ready), state)
+        else:
+            self.budget.begin_again(state)
         self.ready = ready
-        state = MemoryState(ready.total_memory, ready.base_memory, ready.other_memory, ready.keeps_memory)
-        self.budget = Budget(self._law_of(ready), state)
         self.state = State.READY
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -107,11 +110,8 @@ class Lane:
         if self.worker is not None:
             self.exit_code = self.worker.end(at_once=at_once)
             self.worker = None
-
-    @property
-    def end(self) -> str:
-        """How its last worker ended, in words."""
-        return f"its worker ended with exit code {self.exit_code}"
+            if self.exit_code == -signal.SIGKILL and not at_once and self.ready is not None:
+                self.budget.killed()
 
     def succeeded(self) -> None:
         """A batch was done here: whatever failed before is forgiven."""

@@ -16,7 +16,8 @@ from transformers import AutoModel, AutoTokenizer
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.gpu.devices import parse_devices
-from arxiv_embed.gpu.pool import EncodedPaper, Pool
+from arxiv_embed.gpu.outcomes import EncodedPaper
+from arxiv_embed.gpu.pool import Pool
 from arxiv_embed.metadata.paper import fold
 
 PAPERS = 200

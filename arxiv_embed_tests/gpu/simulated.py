@@ -21,8 +21,9 @@ from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.tokens import TokenizedPaper
+from arxiv_embed.gpu.backlog import Piece
 from arxiv_embed.gpu.devices import Device
-from arxiv_embed.gpu.pool import Piece, Pool
+from arxiv_embed.gpu.pool import Pool
 from arxiv_embed.gpu.protocol import Setup
 from arxiv_embed.gpu.worker import Loaded, main
 

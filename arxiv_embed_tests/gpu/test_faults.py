@@ -16,17 +16,11 @@ import numpy as np
 import pytest
 
 from arxiv_embed.encoding.tokens import TokenizedPaper
+from arxiv_embed.gpu.backlog import Piece
+from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.gpu.lane import Patience
-from arxiv_embed.gpu.pool import (
-    BatchReport,
-    EncodedPaper,
-    FailedPaper,
-    Incident,
-    NoDeviceLeft,
-    Outcome,
-    Piece,
-    WorkerNotStarted,
-)
+from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
+from arxiv_embed.gpu.pool import WorkerNotStarted
 from arxiv_embed_tests.gpu.simulated import GIB, Event, Simulation, paper, pieces_of, simulated_pool, vectors_of
 
 IMPATIENT = Patience(pause=0.02, longest_pause=0.2, hang_floor=1.0, retired=0.5, memory=0.5, look=0.05)
@@ -209,7 +203,7 @@ def test_what_was_learned_is_kept_and_the_next_run_starts_from_it(tmp_path: Path
 def test_a_device_that_cannot_start_leaves_the_work_to_the_others(tmp_path: Path) -> None:
     told = embed(tmp_path, [Simulation(loads=False), Simulation(rate=1e5)], papers_of(400))
     assert {report.device for report in told.reports} == {"cuda:1"}
-    assert told.happened["failed"] >= 1
+    assert told.happened["lost"] >= 1
     assert "fallen off the bus" in told.incidents[0].detail
 
 

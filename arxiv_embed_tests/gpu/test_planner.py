@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arxiv_embed.encoding.tokens import TokenizedPaper
+from arxiv_embed.gpu.backlog import urgent_first
 from arxiv_embed.gpu.batching import Batch
 from arxiv_embed.gpu.memory import Shape
 from arxiv_embed.gpu.planner import FixedPlanner, TokenPlanner
-from arxiv_embed.gpu.pool import urgent_first
 from arxiv_embed_tests.gpu.simulated import paper
 from arxiv_embed_tests.gpu.virtual import GIB, VirtualLane, play
 

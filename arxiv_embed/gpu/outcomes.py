@@ -1,0 +1,77 @@
+"""Outcomes: what a pool gives back for a paper, and tells of a batch and of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from arxiv_embed.encoding.tokens import FloatArray, IntArray
+from arxiv_embed.gpu.batching import Batch
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """One batch as it was done: real tokens, tokens computed (padding included), seconds on the device; the bytes that
+    the device's worker held at most, as predicted and as measured, its model included."""
+
+    device: str
+    papers: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+    predicted_memory: int
+    peak_memory: int
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that went wrong on a device, or came right again; `what` is "out of memory", "failed", "lost",
+    "hung", "retired" or "back"."""
+
+    device: str
+    what: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class EncodedPaper:
+    """One paper's vectors.
+
+    `index` is its place in the sequence given; `spans` int32 [chunks, 2], characters of the paper's text;
+    `chunk_tokens` int32 [chunks]; `vectors` float32 [1 + chunks, dimensions] of unit length, row 0 the whole paper;
+    `tokens` embedded and `cut_tokens` beyond the limit.
+    """
+
+    index: int
+    spans: IntArray
+    chunk_tokens: IntArray
+    vectors: FloatArray
+    tokens: int
+    cut_tokens: int
+
+
+@dataclass(frozen=True)
+class FailedPaper:
+    """A paper that no device could embed, and why."""
+
+    index: int
+    reason: str
+
+
+Outcome = EncodedPaper | FailedPaper
+
+
+def encoded_papers(batch: Batch, vectors: FloatArray) -> Iterator[EncodedPaper]:
+    """The papers of a batch with their rows of its vectors."""
+    row = 0
+    for paper in batch.papers:
+        count = len(paper.spans)
+        yield EncodedPaper(
+            index=paper.index,
+            spans=paper.chars,
+            chunk_tokens=paper.spans[1:, 1] - paper.spans[1:, 0],
+            vectors=vectors[row : row + count],
+            tokens=len(paper.ids),
+            cut_tokens=paper.cut_tokens,
+        )
+        row += count
