@@ -550,3 +550,32 @@ def test_the_papers_checkpoint_names_its_source(desk: Desk) -> None:
     assert embeddings is not None
     assert embeddings.source == manifest.source
     assert embeddings.details["space"]["model"] == "all-MiniLM-L6-v2"
+
+
+def test_a_paper_that_no_device_can_embed_is_kept_with_its_reason_and_the_others_are_stored(desk: Desk) -> None:
+    desk.put("a.jsonl", record("2401.00001"), record("2401.00002", "No more than poison."), record("2401.00003"))
+    assert desk.run() == ["2401.00001", "2401.00003"]
+    assert sorted(desk.stored()) == ["2401.00001", "2401.00003"]
+    [failed] = desk.events("paper_failed")
+    assert (failed["paper_id"], failed["reason"]) == ("2401.00002", "it ends the worker that embeds it")
+    [incident] = desk.events("device_incident")
+    assert (incident["device"], incident["what"]) == ("cpu:0", "lost")
+    [event] = desk.events("shard_embedded")
+    assert (event["papers"], event["failed"]) == (2, 1)
+    loaded = desk.checkpoints.load(embeddings_key("a.jsonl", desk.space))
+    assert loaded is not None
+    assert loaded.tables["failures"].to_pylist() == [
+        {"paper_id": "2401.00002", "reason": "it ends the worker that embeds it"}
+    ]
+    assert desk.pending() == {}
+
+    desk.put("a.jsonl", record("2401.00001"), record("2401.00002", "Mended by its author."), record("2401.00003"))
+    assert desk.run() == ["2401.00002"]
+    assert sorted(desk.stored()) == ALL_A
+
+
+def test_a_shard_of_which_no_paper_can_be_embedded_fails(desk: Desk) -> None:
+    desk.put("a.jsonl", record("2401.00001", "All poison."))
+    with pytest.raises(ArxivEmbedError, match="None of 1 papers could be embedded: of the first, it ends the worker"):
+        desk.run()
+    assert desk.pending() == {"a.jsonl": ("embed", "store")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from arxiv_embed.progress import (
     RATE_SECONDS,
     BatchDone,
+    DeviceIncident,
     DevicesFound,
     Event,
+    PaperFailed,
     PapersRead,
     PoolReady,
     ProgressReader,
@@ -249,3 +252,28 @@ def test_a_record_written_before_there_were_urgent_papers_is_read() -> None:
     progress = RunProgress()
     progress.apply({"time": 1.0, "event": "papers_read", **line})
     assert progress.urgent == 0
+
+
+def test_what_went_wrong_on_a_device_is_counted_and_what_ails_it_now_is_told() -> None:
+    progress = RunProgress()
+    events = [
+        started("a"),
+        DeviceIncident("a", "cpu:1", "out of memory", "20 papers of 4000 tokens"),
+        DeviceIncident("a", "cpu:1", "lost", "its worker ended with exit code -9"),
+    ]
+    for event in events:
+        progress.apply({"time": 1.0, "event": event.name, **asdict(event)})
+    assert progress.devices["cpu:1"].incidents == {"out of memory": 1, "lost": 1}
+    assert progress.devices["cpu:1"].trouble == "lost: its worker ended with exit code -9"
+    for what in ("back", "retired"):
+        progress.apply({"time": 2.0, **asdict(DeviceIncident("a", "cpu:1", what, "x")), "event": "device_incident"})
+        assert bool(progress.devices["cpu:1"].trouble) == (what == "retired")
+
+
+def test_papers_that_failed_are_done_with_and_known_by_their_reason() -> None:
+    progress = RunProgress()
+    failed = PaperFailed("a", "2401.00001", "it ends the worker that embeds it")
+    for event in (started("a", papers=10), batch("a", 9), failed, replace(embedded("a", 9), failed=1)):
+        progress.apply({"time": 1.0, "event": event.name, **asdict(event)})
+    assert progress.failed_papers == {"2401.00001": "it ends the worker that embeds it"}
+    assert progress.papers_done == 10

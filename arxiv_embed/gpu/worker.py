@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.gpu.meter import CpuMeter, CudaMeter, Meter
 from arxiv_embed.gpu.protocol import (
     Cancel,
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 BEST_TOKENS = {"cpu": 1536, "cuda": 0}
 """Tokens of a batch by kind of device, enough to fill its matrix unit: on a CPU few enough to stay in its cache, on a
 GPU as many as its memory allows."""
+
+
+FIRST_BATCH = TokenBatch(np.zeros(8, np.int32), np.full(1, 8, np.int32), np.array([[0, 8]], np.int32))
+"""What libraries set up once they do at the first batch: it is to count for the model, not for a paper's batch."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,7 @@ def load_model(setup: Setup) -> Loaded:
     torch.set_num_threads(1)
     dtype = choose_dtype(setup.dtype, setup.device)
     encoder = load_encoder(setup.files, setup.device, dtype)
+    encoder.encode(FIRST_BATCH)
     return Loaded(encoder, dtype, meter, BEST_TOKENS["cpu" if setup.device == "cpu" else "cuda"])
 
 
