@@ -9,7 +9,7 @@ from pathlib import Path
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_SHARD_PAPERS = 20_000
-DEFAULT_BATCH_SIZE = 200
+DEFAULT_BATCH_SIZE, MOST_BATCH_SIZE = 200, 256
 
 
 class ArxivEmbedError(Exception):

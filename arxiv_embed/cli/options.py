@@ -13,6 +13,7 @@ from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_SHARD_PAPERS,
+    MOST_BATCH_SIZE,
     ArxivEmbedError,
     RunOptions,
     Settings,
@@ -26,7 +27,7 @@ DbName = Annotated[
     str | None,
     typer.Option(help="Name of the embedded store. [default: papers, or ARXIV_EMBED_STORE]", show_default=False),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, max=4096, help="Papers in a batch at most.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=MOST_BATCH_SIZE, help="Papers in a batch at most.")]
 Production = Annotated[
     bool,
     typer.Option("--production/--standard", help="Batches by tokens, pulled by free devices; or fixed, round robin."),

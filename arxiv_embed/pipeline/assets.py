@@ -20,7 +20,7 @@ from dagster import (
 
 from arxiv_embed.pipeline.materializations import Report, materialization
 from arxiv_embed.pipeline.partitions import metadata_files
-from arxiv_embed.pipeline.resources import EmbeddingResource
+from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.run import Run
 from arxiv_embed.settings import ArxivEmbedError, FatalError, settings_from_environment
 
@@ -48,16 +48,19 @@ STEPS = ("papers", "embeddings", "vector_store")
     retry_policy=RETRIES,
     pool=POOL,
 )
-def embedded_metadata(context: AssetExecutionContext, embedding: EmbeddingResource) -> Iterator[Output[None]]:
+def embedded_metadata(
+    context: AssetExecutionContext, embedding: EmbeddingResource, gpus: GpuResource
+) -> Iterator[Output[None]]:
     """Each shard's materialization is logged as soon as it is committed, so nothing is left to hand out at the end."""
     selected = {key.to_user_string() for key in context.selected_asset_keys}
-    embed(context.op_execution_context, embedding, lambda run: context.partition_keys, selected)
+    embed(context.op_execution_context, embedding, gpus, lambda run: context.partition_keys, selected)
     yield from ()
 
 
 def embed(
     context: OpExecutionContext,
     embedding: EmbeddingResource,
+    gpus: GpuResource,
     shards_of: Callable[[Run], Sequence[str]],
     steps: Set[str] = frozenset(STEPS),
 ) -> None:
@@ -66,7 +69,7 @@ def embed(
     not retried."""
     settings = settings_from_environment()
     try:
-        with Run(embedding.options(settings), settings, context.run_id, context.log.info) as run:
+        with Run(embedding.options(gpus, settings), settings, context.run_id, context.log.info) as run:
             shards = shards_of(run)
             run.start(shards)
             order = shards

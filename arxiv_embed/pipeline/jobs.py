@@ -4,7 +4,7 @@ from dagster import OpExecutionContext, define_asset_job, job, op
 
 from arxiv_embed.pipeline.assets import POOL, embed, embedded_metadata
 from arxiv_embed.pipeline.partitions import register_shards
-from arxiv_embed.pipeline.resources import EmbeddingResource
+from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.run import Run
 
 embed_shards = define_asset_job(
@@ -13,7 +13,7 @@ embed_shards = define_asset_job(
 
 
 @op(pool=POOL)
-def embed_what_remains(context: OpExecutionContext, embedding: EmbeddingResource) -> None:
+def embed_what_remains(context: OpExecutionContext, embedding: EmbeddingResource, gpus: GpuResource) -> None:
     """Finds the shards, registers them as partitions, and does what is missing."""
 
     def pending(run: Run) -> list[str]:
@@ -22,7 +22,7 @@ def embed_what_remains(context: OpExecutionContext, embedding: EmbeddingResource
         context.log.info(f"{len(keys)} of {len(run.plan.shards)} shards have work to do")
         return keys
 
-    embed(context, embedding, pending)
+    embed(context, embedding, gpus, pending)
 
 
 @job(description="Finds what is new in the metadata folder and embeds it.")

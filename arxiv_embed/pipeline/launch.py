@@ -68,7 +68,7 @@ def main() -> int:
             run_id=request.run_id,
             run_config={
                 "execution": {"config": {"in_process": {}}},
-                "resources": {"embedding": {"config": resource_config(request.options)}},
+                "resources": resource_config(request.options),
             },
             job_code_origin=job.get_python_origin(),
         )

@@ -1,4 +1,8 @@
-"""The Dagster resource: what a run is asked to do, typed and described for the launchpad; holds nothing open."""
+"""The Dagster resources: what a run is asked to do, and on which GPUs; typed and described for the launchpad.
+
+Dagster makes resources several times a run and in several processes, so they open nothing: the run starts the engine
+when a shard needs it.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,37 @@ from dagster import ConfigurableResource
 from pydantic import Field
 
 from arxiv_embed.priority import FORMS, parse_priority
-from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, ArxivEmbedError, RunOptions, Settings
+from arxiv_embed.settings import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_SHARD_PAPERS,
+    MOST_BATCH_SIZE,
+    ArxivEmbedError,
+    RunOptions,
+    Settings,
+)
 
 _FROM = "by default the environment's {}"
 
 
+class GpuResource(ConfigurableResource):  # type: ignore[type-arg]
+    """What the pool of a run is made from: its devices, their arithmetic and their batches."""
+
+    devices: str | None = Field(
+        default=None, description="auto, cpu:2 or cuda:0,cuda:1; " + _FROM.format("ARXIV_EMBED_DEVICES")
+    )
+    dtype: str = Field(default="auto", description="Arithmetic of the devices: auto, float32 or bfloat16")
+    batch_size: int = Field(
+        default=DEFAULT_BATCH_SIZE, ge=1, le=MOST_BATCH_SIZE, description="Papers in a batch at most"
+    )
+    production: bool = Field(
+        default=True,
+        description="True: batches by tokens and memory, for whichever device is done first; "
+        "False: fixed batches, dealt round robin",
+    )
+
+
 class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
-    """Dagster makes resources several times a run and in several processes, so neither model nor device is touched
-    before a step asks for it."""
+    """Everything else of a run: what is embedded, with which model, and where it goes."""
 
     metadata_dir: str | None = Field(
         default=None, description="Folder of arXiv metadata; " + _FROM.format("ARXIV_EMBED_METADATA_DIR")
@@ -25,20 +52,14 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     model: str | None = Field(
         default=None, description="Hugging Face name or folder; " + _FROM.format("ARXIV_EMBED_MODEL")
     )
-    devices: str | None = Field(
-        default=None, description="auto, cpu:2 or cuda:0,cuda:1; " + _FROM.format("ARXIV_EMBED_DEVICES")
-    )
-    dtype: str = Field(default="auto", description="auto, float32 or bfloat16")
     chunker: str = Field(default="sentences:128", description="sentences:N, fixed:N or whole")
     max_tokens: int | None = Field(default=None, description="Tokens of a paper that are embedded; the model's default")
-    batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1, description="Papers in a batch at most")
-    production: bool = Field(default=True, description="False: fixed batches, dealt round robin")
     fresh: bool = Field(default=False, description="Do everything again; old checkpoints stay as backup")
     limit: int | None = Field(default=None, ge=1, description="Embed so many papers and no more")
     shard_papers: int = Field(default=DEFAULT_SHARD_PAPERS, ge=1, description="Papers of a shard at most")
     priority: list[str] = Field(default=[], description=f"Papers to take first, marked by any of: {FORMS}")
 
-    def options(self, settings: Settings) -> RunOptions:
+    def options(self, gpus: GpuResource, settings: Settings) -> RunOptions:
         """Raises `ArxivEmbedError` where no metadata folder is named."""
         folder = Path(self.metadata_dir).expanduser().absolute() if self.metadata_dir else settings.metadata_dir
         if folder is None:
@@ -52,12 +73,12 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             if self.checkpoint_dir
             else settings.checkpoints,
             model=self.model or settings.model,
-            devices=self.devices or settings.devices,
-            dtype=self.dtype,
+            devices=gpus.devices or settings.devices,
+            dtype=gpus.dtype,
             chunker=self.chunker,
             max_tokens=self.max_tokens,
-            batch_size=self.batch_size,
-            production=self.production,
+            batch_size=gpus.batch_size,
+            production=gpus.production,
             fresh=self.fresh,
             limit=self.limit,
             shard_papers=self.shard_papers,
@@ -66,20 +87,23 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
 
 
 def resource_config(options: RunOptions) -> dict[str, object]:
-    """The configuration of an `EmbeddingResource` that gives these options."""
-    return {
+    """What stands under `resources` in the configuration of a run that has these options."""
+    gpus = {
+        "devices": options.devices,
+        "dtype": options.dtype,
+        "batch_size": options.batch_size,
+        "production": options.production,
+    }
+    embedding = {
         "metadata_dir": str(options.metadata_dir),
         "store": options.store,
         "checkpoint_dir": str(options.checkpoints),
         "model": options.model,
-        "devices": options.devices,
-        "dtype": options.dtype,
         "chunker": options.chunker,
-        "batch_size": options.batch_size,
-        "production": options.production,
         "fresh": options.fresh,
         "shard_papers": options.shard_papers,
         "priority": list(options.priority),
         **({} if options.max_tokens is None else {"max_tokens": options.max_tokens}),
         **({} if options.limit is None else {"limit": options.limit}),
     }
+    return {"gpus": {"config": gpus}, "embedding": {"config": embedding}}

@@ -40,7 +40,7 @@ def execute(
             "dagster/asset_partition_range_end": shards[-1],
         }
     return defs.resolve_job_def(job).execute_in_process(
-        run_config={"resources": {"embedding": {"config": resource_config(options)}}},
+        run_config={"resources": resource_config(options)},
         instance=instance,
         tags=tags,
         asset_selection=[AssetKey(name) for name in assets] if assets else None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dagster import DagsterEventType, DagsterInstance
 
 import arxiv_embed.run
-from arxiv_embed.gpu.devices import parse_devices
+from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.gpu.inventory import cpu_model
 from arxiv_embed.gpu.lease import DeviceLeases
 from arxiv_embed.pipeline.partitions import register_shards
@@ -31,6 +33,27 @@ def test_each_device_has_a_line_in_the_jobs_log(options: RunOptions) -> None:
         messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
     for name in ("cpu:0", "cpu:1"):
         assert sum(message.startswith(f"{name}: {cpu_model()}, ") for message in messages) == 1
+
+
+@pytest.mark.parametrize("job", ["embed_pending", "embed_shards"])
+def test_the_pool_of_a_job_is_what_the_resource_gpus_says(
+    options: RunOptions, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    asked: list[tuple[list[str], dict[str, object]]] = []
+
+    def pool(files: object, space: object, devices: Sequence[Device], **how: object) -> FakePool:
+        asked.append(([device.name for device in devices], how))
+        return FakePool()
+
+    monkeypatch.setattr(arxiv_embed.run, "Pool", pool)
+    options = replace(options, devices="cpu:3")
+    said = {"dtype": "float32", "batch_size": 3, "production": False}
+    with DagsterInstance.ephemeral() as instance:
+        register_shards(instance, ["first.jsonl"])
+        assert execute(job, replace(options, **said), instance, shards=["first.jsonl"]).success
+    [(devices, how)] = asked
+    assert devices == ["cpu:0", "cpu:1", "cpu:2"]
+    assert {name: how[name] for name in said} == said
 
 
 def test_a_job_on_devices_in_use_fails_with_one_sentence_and_is_not_retried(

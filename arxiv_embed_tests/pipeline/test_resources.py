@@ -1,15 +1,22 @@
-"""The resource: a run's options are the same whichever way they came, through Dagster's configuration or a launch."""
+"""The resources: a run's options are the same whichever way they came, through Dagster's configuration or a launch."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dagster import DagsterInvalidConfigError, build_resources, validate_run_config
 
+from arxiv_embed.definitions import defs
 from arxiv_embed.pipeline.launch import LaunchRequest
-from arxiv_embed.pipeline.resources import EmbeddingResource, resource_config
-from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource, resource_config
+from arxiv_embed.settings import MOST_BATCH_SIZE, RunOptions, Settings, settings_from_environment
+
+JOBS = ["embed_pending", "embed_shards"]
 
 
 @pytest.fixture
@@ -21,15 +28,41 @@ def options(settings: Settings, tmp_path: Path) -> RunOptions:
         checkpoints=settings.checkpoints,
         model="m",
         devices="cpu:3",
+        dtype="bfloat16",
+        batch_size=17,
         max_tokens=17,
         limit=5,
         priority=("category:cs", f"ids:@{tmp_path / 'list'}"),
     )
 
 
+def options_of(config: Any, settings: Settings) -> RunOptions:
+    """What the resources make of the part `resources` of a run's configuration."""
+    resources: dict[str, Any] = {
+        "embedding": EmbeddingResource.configure_at_launch(),
+        "gpus": GpuResource.configure_at_launch(),
+    }
+    with build_resources(resources, resource_config=config) as built:
+        return built.embedding.options(built.gpus, settings)  # type: ignore[attr-defined, no-any-return]
+
+
 def test_options_come_back_from_dagster_s_configuration(options: RunOptions, settings: Settings) -> None:
     for some in (options, replace(options, max_tokens=None, limit=None, priority=(), production=False)):
-        assert EmbeddingResource.model_validate(resource_config(some)).options(settings) == some
+        assert options_of(resource_config(some), settings) == some
+
+
+def test_what_no_resource_says_is_what_the_environment_says(tmp_path: Path) -> None:
+    variables = {"METADATA_DIR": str(tmp_path), "MODEL": "m", "DEVICES": "cpu:2"}
+    settings = settings_from_environment({f"ARXIV_EMBED_{name}": value for name, value in variables.items()})
+    assert options_of({}, settings) == RunOptions(
+        tmp_path, settings.store, settings.checkpoints, model="m", devices="cpu:2"
+    )
+
+
+@pytest.mark.parametrize("size", [0, MOST_BATCH_SIZE + 1])
+def test_a_batch_size_that_the_command_line_refuses_is_refused_here_too(size: int) -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        GpuResource(batch_size=size)
 
 
 def test_options_come_back_from_a_launch_s_line(options: RunOptions) -> None:
@@ -40,8 +73,31 @@ def test_options_come_back_from_a_launch_s_line(options: RunOptions) -> None:
 
 
 def test_a_file_of_ids_in_the_configuration_is_named_from_the_working_folder(
-    options: RunOptions, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "list").write_text("2401.00001\n")
     monkeypatch.chdir(tmp_path)
-    config = {**resource_config(options), "priority": ["ids:@list"]}
-    assert EmbeddingResource.model_validate(config).options(settings).priority == (f"ids:@{tmp_path / 'list'}",)
+    config = {"embedding": {"config": {"metadata_dir": "x", "priority": ["ids:@list"]}}}
+    assert options_of(config, settings).priority == (f"ids:@{tmp_path / 'list'}",)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_both_jobs_take_the_devices_from_the_resource_gpus_alone(job: str) -> None:
+    definition = defs.resolve_job_def(job)
+    config = {"devices": "cuda:0,cuda:1", "dtype": "bfloat16", "batch_size": 64, "production": False}
+    validate_run_config(definition, {"resources": {"gpus": {"config": config}}})
+    for name, value in config.items():
+        with pytest.raises(DagsterInvalidConfigError, match=f'unexpected config entry "{name}"'):
+            validate_run_config(definition, {"resources": {"embedding": {"config": {name: value}}}})
+
+
+def test_a_resource_that_dagster_makes_touches_no_device() -> None:
+    """It makes them in processes that embed nothing, where a GPU's driver or torch would only cost."""
+    code = """
+import sys
+from dagster import build_resources
+from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
+with build_resources({"gpus": GpuResource(devices="cuda:99"), "embedding": EmbeddingResource()}):
+    sys.exit(bool({"torch", "transformers", "pynvml"} & {*sys.modules}))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
