@@ -9,11 +9,15 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
 
-from arxiv_embed.gpu.meter import CpuMeter, CudaMeter, Meter
 from arxiv_embed.gpu.protocol import Setup
-from arxiv_embed.gpu.worker import BEST_TOKENS, Loaded, main
+from arxiv_embed.gpu.worker import Loaded, load_model, main
 from bench.gpu_model import TextShape, random_model
+
+if TYPE_CHECKING:
+    from arxiv_embed.encoding.encoder import Encoder
 
 
 def command(shape: TextShape) -> tuple[str, ...]:
@@ -22,20 +26,15 @@ def command(shape: TextShape) -> tuple[str, ...]:
 
 
 def loader(shape: TextShape) -> Callable[[Setup], Loaded]:
-    """As the engine's `load_model`, for a model of random weights."""
+    """The engine's `load_model`, for a model of random weights."""
 
-    def load(setup: Setup) -> Loaded:
-        meter: Meter = CpuMeter(setup.sharers) if setup.device == "cpu" else CudaMeter()
-        import torch
-
+    def encoder_of(setup: Setup, dtype: str) -> Encoder:
         from arxiv_embed.encoding.encoder import TransformersEncoder
 
-        torch.set_num_threads(1)
-        model = random_model(shape, setup.device, setup.dtype)
-        encoder = TransformersEncoder(setup.files, setup.device, setup.dtype, model)
-        return Loaded(encoder, setup.dtype, meter, BEST_TOKENS["cpu" if setup.device == "cpu" else "cuda"])
+        model = random_model(shape, setup.device, dtype)
+        return TransformersEncoder(setup.files, setup.device, dtype, model)
 
-    return load
+    return partial(load_model, encoder_of=encoder_of)
 
 
 if __name__ == "__main__":

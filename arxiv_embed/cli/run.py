@@ -210,7 +210,7 @@ def incidents(device: DeviceProgress) -> str:
 def _stopped(launched: LaunchedRun, progress: RunProgress) -> int:
     """A run that could not go on: bad input where nothing was done yet."""
     why = progress.error or f"The run could not begin ({launched.last_words()}): see {launched.log}."
-    if not progress.papers_done:
+    if not progress.ready:
         raise ArxivEmbedError(why)
     complain(why)
     return SOMETHING_FAILED

@@ -34,13 +34,18 @@ def shape_of(papers: Sequence[TokenizedPaper]) -> Shape:
 
 @dataclass
 class Batch:
-    """Papers that go to a device together, and what has befallen them: `kills` counts the workers that ended over
-    them, `refusals` the times that memory ran out or the model failed; `avoid` is the device where it last happened."""
+    """Papers that go to a device together, and what has befallen them.
+
+    `kills` counts the workers that ended over them, `refusals` the times that memory ran out or the model failed;
+    `avoid` are the devices where it happened. A `probe` is a paper that was embedded before: what matters is that it
+    comes back.
+    """
 
     papers: list[TokenizedPaper]
     kills: int = 0
     refusals: int = 0
-    avoid: str = ""
+    avoid: set[str] = field(default_factory=set)
+    probe: bool = False
     shape: Shape = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,7 +55,7 @@ class Batch:
         """Two batches that inherit half of the suspicion: one more kill of either is enough to go on."""
         middle = len(self.papers) // 2
         parts = self.papers[:middle], self.papers[middle:]
-        return [type(self)(part, min(self.kills, 1), 0, self.avoid) for part in parts]
+        return [type(self)(part, min(self.kills, 1), 0, set(self.avoid)) for part in parts]
 
 
 class Reservoir:

@@ -119,7 +119,10 @@ def visible_uuids(gpus: Sequence[Gpu | None], variable: str | None) -> list[str]
 
 def _named(variable: str, kind: str, uuids: Sequence[str]) -> list[str]:
     found: list[str] = []
-    for prefix in takewhile(lambda entry: entry.startswith(kind), variable.split(",")):
+    prefixes = list(takewhile(lambda entry: entry.startswith(kind), variable.split(",")))
+    if len({*prefixes}) < len(prefixes):
+        return []  # before any of them is looked up, as torch does it
+    for prefix in prefixes:
         matches = [uuid for uuid in uuids if uuid.startswith(prefix)]
         if len(matches) != 1:
             break

@@ -11,9 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from arxiv_embed.encoding.tokens import TokenizedPaper
 from arxiv_embed.gpu.batching import Batch
-from arxiv_embed.gpu.lane import Lane, Patience
+from arxiv_embed.gpu.lane import Lane, Patience, State
 from arxiv_embed.gpu.outcomes import FailedPaper, Incident
+from arxiv_embed.gpu.process import STOP_SECONDS
 from arxiv_embed.gpu.protocol import OutOfMemory
 from arxiv_embed.settings import FatalError
 
@@ -29,13 +31,23 @@ class Faults:
         self.again: deque[Batch] = deque()
         self.given_up: deque[FailedPaper] = deque()
         self.incidents: deque[Incident] = deque()
+        self.proven: TokenizedPaper | None = None
+        """A short paper that was embedded: what a doubted device is tried with."""
         self._lanes = lanes
         self._patience = patience
 
     def begin(self, again: deque[Batch]) -> None:
-        """A call begins, with a planner that takes batches from `again`."""
+        """A call begins, with a planner that takes batches from `again`. Raises `NoDeviceLeft` where none is."""
         self.again = again
         self.given_up.clear()
+        if not any(lane.is_usable for lane in self._lanes):
+            raise NoDeviceLeft("No device is left: all have failed again and again.")
+
+    def proved(self, batch: Batch) -> None:
+        """A batch was done."""
+        shortest = min(batch.papers, key=lambda paper: len(paper.ids))
+        if self.proven is None or len(shortest.ids) < len(self.proven.ids):
+            self.proven = shortest
 
     def tell(self, on_incident: Callable[[Incident], None]) -> None:
         """Hands on what has happened since."""
@@ -48,52 +60,66 @@ class Faults:
 
     def ran_out(self, lane: Lane, batch: Batch, answer: OutOfMemory) -> None:
         """The device's memory was not enough for the batch, or would not have been."""
+        if batch.probe:
+            self._retire(lane, f"its memory is not enough for a single paper any more, after {lane.doubt}")
+            return
         if not answer.tried:
             lane.budget.looked(answer.other_memory)
             self.again.append(batch)
+            lane.refused += 1
+            if lane.refused >= self._patience.refused_in_a_row:
+                self.lost(lane, "lost", "its worker holds memory that it does not give back", computing=False)
             return
         lane.budget.ran_out(batch.shape, answer.other_memory)
         self.report(lane, "out of memory", f"{len(batch.papers)} papers of {batch.shape.tokens} tokens")
-        self._refused(lane, batch, f"its {batch.shape.tokens} tokens need more memory than there is on {lane.name}")
+        times = self._patience.tries_beside_others if lane.budget.would_fit_alone(batch.shape) else 2
+        self._refused(lane, batch, f"its {batch.shape.tokens} tokens need more memory than {lane.name} has", times)
 
     def failed(self, lane: Lane, batch: Batch, error: str) -> None:
         """The model failed on the batch; the device is retired if it has failed on too many in a row."""
         self.report(lane, "failed", f"{len(batch.papers)} papers: {error}")
+        if batch.probe:
+            self._retire(lane, f"{lane.doubt}, and then on a paper that was embedded before")
+            return
         self._refused(lane, batch, f"it could not be encoded: {error}")
         lane.failures += 1
         if lane.failures >= self._patience.failures_in_a_row:
-            self._retire(lane, f"{lane.failures} batches in a row failed, the last with: {error}")
+            self._doubt(lane, f"{lane.failures} batches in a row failed, the last with: {error}")
 
-    def _refused(self, lane: Lane, batch: Batch, reason: str) -> None:
-        batch.avoid = lane.name
+    def _refused(self, lane: Lane, batch: Batch, reason: str, times: int = 2) -> None:
+        batch.avoid.add(lane.name)
         batch.refusals += 1
+        ready = {other.name for other in self._lanes if other.state is State.READY}
         if len(batch.papers) > 1:
             self.again.extend(batch.halves())
-        elif batch.refusals < 2:
+        elif batch.refusals < times or ready - batch.avoid:
             self.again.append(batch)
         else:
             self._give_up(batch, reason)
 
-    def lost(self, lane: Lane, what: str, why: str = "") -> None:
-        """A worker is gone ("lost") or silent for too long ("hung"): what it computed is suspect, what waited behind
-        goes elsewhere."""
-        suspect = lane.sent[0].batch if lane.sent else None
-        self.again.extendleft(batch for batch in reversed(lane.batches) if batch is not suspect)
-        is_to_blame = suspect is None or not suspect.kills
-        lane.stop(at_once=what == "hung")
+    def lost(self, lane: Lane, what: str, why: str = "", *, computing: bool = True) -> None:
+        """A worker is gone ("lost") or silent for too long ("hung"): what it was `computing` is suspect, what waited
+        behind goes elsewhere. The device is to blame, unless the batch has done it before."""
+        suspect = lane.sent[0].batch if lane.sent and computing else None
+        probed = any(batch.probe for batch in lane.batches)
+        self.again.extendleft(batch for batch in reversed(lane.batches) if batch is not suspect and not batch.probe)
+        blames_device = suspect is None or not suspect.kills
+        lane.stop(0.0 if what == "hung" else STOP_SECONDS)
         why = why or f"its worker ended with exit code {lane.exit_code}"
-        if suspect is not None:
+        if suspect is not None and not suspect.probe:
             self._killed(lane, suspect, f"the worker that embeds it is {what} ({why})")
         lane.losses += 1
-        lane.deaths += is_to_blame
+        lane.deaths += blames_device
         lane.pause(time.monotonic())
         self.report(lane, what, why)
-        if lane.deaths >= self._patience.deaths_in_a_row or lane.losses >= self._patience.failures_in_a_row:
-            self._retire(lane, f"{lane.losses} workers in a row were lost, the last because {why}")
+        if probed:
+            self._retire(lane, f"{lane.doubt}, and then on a paper that was embedded before")
+        elif lane.deaths >= self._patience.deaths or lane.losses >= self._patience.failures_in_a_row:
+            self._doubt(lane, f"{lane.losses} workers were lost, the last because {why}")
 
     def _killed(self, lane: Lane, batch: Batch, reason: str) -> None:
         batch.kills += 1
-        batch.avoid = lane.name
+        batch.avoid.add(lane.name)
         if batch.kills < 2:
             self.again.append(batch)
         elif len(batch.papers) > 1:
@@ -104,8 +130,14 @@ class Faults:
     def _give_up(self, batch: Batch, reason: str) -> None:
         self.given_up.extend(FailedPaper(paper.index, reason) for paper in batch.papers)
 
+    def _doubt(self, lane: Lane, why: str) -> None:
+        """Device or papers may be to blame: it is tried with a paper that is known to be good, if there is one."""
+        if self.proven is None:
+            self._retire(lane, why)
+        lane.doubt = why
+
     def _retire(self, lane: Lane, why: str) -> None:
-        self.again.extendleft(reversed(lane.batches))
+        self.again.extendleft(batch for batch in reversed(lane.batches) if not batch.probe)
         lane.stop()
         lane.retire(time.monotonic())
         self.report(lane, "retired", why)

@@ -13,10 +13,13 @@ from arxiv_embed.gpu.batching import Batch
 from arxiv_embed.gpu.budget import Budget, MemoryState
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.memory import MemoryLaw, Shape
-from arxiv_embed.gpu.process import DEPTH, WorkerProcess
+from arxiv_embed.gpu.process import DEPTH, STOP_SECONDS, WorkerProcess
 from arxiv_embed.gpu.protocol import Cancel, Look, Ready, Setup, Work
 from arxiv_embed.gpu.slots import bytes_needed
 from arxiv_embed.gpu.speed import Speed
+
+FORGIVEN = 0.1
+"""A batch that was done makes good so much of a lost worker."""
 
 
 class State(Enum):
@@ -38,9 +41,13 @@ class Patience:
     hang_factor: float = 10.0
     pause: float = 1.0
     longest_pause: float = 60.0
-    deaths_in_a_row: int = 4
+    deaths: float = 4.0
+    """Workers lost, those not counted that were made good."""
     failures_in_a_row: int = 12
     """More than the times that one bad paper can make a batch of 256 fail while it is sought."""
+    refused_in_a_row: int = 3
+    tries_beside_others: int = 5
+    """Of a paper that would fit if nobody else used the device."""
     retired: float = 300.0
     look: float = 0.5
     memory: float = 60.0
@@ -70,9 +77,13 @@ class Lane:
         self.until = 0.0
         """When a pause ends, in seconds of the monotonic clock; while loading, when it has taken too long."""
         self.losses = 0
-        """Workers lost in a row; `deaths` are those that no batch is to blame for."""
-        self.deaths = 0
+        """Workers lost in a row; `deaths` are those that no batch is to blame for, and that are not forgiven yet."""
+        self.deaths = 0.0
         self.failures = 0
+        self.refused = 0
+        """Batches in a row that its worker had no memory for, though they should have fitted."""
+        self.doubt = ""
+        """Why it is to show, by a paper that was embedded before, that it can still do that."""
         self.retirements = 0
         self.exit_code = 0
         """The last worker's that ended."""
@@ -104,22 +115,29 @@ class Lane:
         self.ready = ready
         self.state = State.READY
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Ends the worker and forgets what it was sent."""
+    def stop(self, within: float = STOP_SECONDS) -> None:
+        """Ends the worker, which has so many seconds for it, and forgets what it was sent."""
         self.sent.clear()
         if self.worker is not None:
-            self.exit_code = self.worker.end(at_once=at_once)
+            self.exit_code = self.worker.end(within)
             self.worker = None
-            if self.exit_code == -signal.SIGKILL and not at_once and self.ready is not None:
+            if self.exit_code == -signal.SIGKILL and within and self.ready is not None:
                 self.budget.killed()
 
     def succeeded(self) -> None:
-        """A batch was done here: whatever failed before is forgiven."""
-        self.losses = self.deaths = self.failures = self.retirements = 0
+        """A batch was done here: what failed before is forgiven, lost workers little by little."""
+        self.losses = self.failures = self.refused = 0
+        self.deaths = max(0.0, self.deaths - FORGIVEN)
+        if not self.deaths:
+            self.retirements = 0
+
+    def proved_itself(self) -> None:
+        """It can still embed a paper that was embedded before: it was not to blame for what happened here."""
+        self.doubt, self.deaths = "", 0.0
 
     def pause(self, now: float) -> None:
         """Its worker is gone: a new one is due after a pause that grows with every failure in a row."""
-        seconds = min(self._patience.longest_pause, self._patience.pause * 2 ** max(0, self.deaths - 1))
+        seconds = min(self._patience.longest_pause, self._patience.pause * 2 ** max(0.0, self.deaths - 1))
         self.state, self.until = State.PAUSED, now + seconds
 
     def retire(self, now: float) -> None:
@@ -141,7 +159,12 @@ class Lane:
 
     @property
     def has_room(self) -> bool:
-        return self.state is State.READY and len(self.sent) < DEPTH and not self.budget.is_critical
+        return self.state is State.READY and len(self.sent) < DEPTH
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether something of its worker waits to be read."""
+        return self.worker is not None and self.worker.connection.poll()
 
     @property
     def is_idle(self) -> bool:

@@ -11,6 +11,8 @@ from arxiv_embed.gpu.memory import MemoryLaw, Observation
 from arxiv_embed.gpu.protocol import Ready
 
 FORMAT = 1
+MOST = 2**50
+"""No batch has taken more bytes."""
 
 
 class LearnedLaws:
@@ -34,14 +36,15 @@ class LearnedLaws:
         if self._folder is None:
             return
         for name, law in self._laws.items():
-            if law.seen:
+            batches = [list(observation[:-1]) for observation in law.seen if observation.measured]
+            if batches:
                 learned = {
                     "format": FORMAT,
                     "bytes_beyond_base": "tokens, papers × longest, papers × longest²",
                     "coefficients": law.coefficients,
                     "margin": law.margin,
-                    "batches": [list(observation) for observation in law.seen],
-                    "batch": list(Observation._fields),
+                    "batches": batches,
+                    "batch": list(Observation._fields[:-1]),
                 }
                 write_atomically(self._folder / f"{name}.json", json.dumps(learned).encode())
 
@@ -53,6 +56,9 @@ class LearnedLaws:
             learned = json.loads((self._folder / f"{name}.json").read_bytes())
             if learned["format"] != FORMAT:
                 return []
-            return [Observation(*map(int, batch)) for batch in learned["batches"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            batches = [tuple(map(int, batch)) for batch in learned["batches"]]
+            if any(min(batch) < 1 or max(batch) > MOST for batch in batches):
+                return []
+            return [Observation(papers, tokens, longest, taken) for papers, tokens, longest, taken in batches]
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return []

@@ -25,6 +25,9 @@ normal."""
 REMEMBERED = 400
 FORGETTING = 0.99
 
+MOST_SURPRISE = 1.5
+"""A batch that ran out of memory counts for so many times what was expected at most: another may have done it."""
+
 GROWTH = 3.0
 """A batch may exceed the largest measured yet by this, in tokens and in tokens × longest."""
 
@@ -48,12 +51,14 @@ class Shape(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A batch's shape, and the bytes that it took beyond the base."""
+    """A batch's shape, and the bytes that it took beyond the base; `measured` is False where it ran out of memory, and
+    all that is known is that it needed more than there was."""
 
     papers: int
     tokens: int
     longest: int
     taken: int
+    measured: bool = True
 
     @property
     def shape(self) -> Shape:
@@ -105,7 +110,8 @@ class MemoryLaw:
     def observe_more_than(self, shape: Shape, available: int) -> None:
         """Takes in that a batch ran out of memory: it needed more than there was, nobody knows how much."""
         if self.expected(shape) < available:
-            self.seen.append(Observation(*shape, round(available * (1 + FIRST_MARGIN))))
+            needed = min(available * (1 + FIRST_MARGIN), MOST_SURPRISE * self.expected(shape))
+            self.seen.append(Observation(*shape, round(needed), measured=False))
             self._fit()
 
     def widen(self, shape: Shape) -> None:
@@ -114,12 +120,13 @@ class MemoryLaw:
         self._most_square = max(self._most_square, shape.square)
 
     def _fit(self) -> None:
-        papers, tokens, longest, taken = np.array(self.seen, float).T
+        papers, tokens, longest, taken, measured = np.array(self.seen, float).T
         features = np.stack([tokens, papers * longest, papers * longest**2], axis=1)
         weights = FORGETTING ** np.arange(len(taken) - 1, -1, -1.0)
         self.coefficients = fit_nonnegative(features, taken, weights, self.start)
-        if len(taken) >= MEASURED_MARGIN:
-            self.margin = _margin(taken / (features @ self.coefficients) - 1, len(self.start))
+        if np.count_nonzero(measured) >= MEASURED_MARGIN:
+            residuals = taken / (features @ self.coefficients) - 1
+            self.margin = _margin(residuals[measured > 0], len(self.start))
 
 
 def _margin(residuals: Array, coefficients: int) -> float:

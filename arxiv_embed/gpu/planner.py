@@ -9,7 +9,7 @@ from typing import Protocol
 
 from arxiv_embed.encoding.tokens import TokenizedPaper
 from arxiv_embed.gpu.batching import Batch, Fits, Reservoir
-from arxiv_embed.gpu.lane import Lane
+from arxiv_embed.gpu.lane import Lane, State
 from arxiv_embed.gpu.memory import Shape
 
 REST_EVERY = 4
@@ -78,7 +78,7 @@ class FixedPlanner:
     def next_batch(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
         if batch := _retried(self.again, lane, lanes, lambda shape: True):
             return batch
-        usable = [other for other in lanes if other.is_usable]
+        usable = [other for other in lanes if other.state is State.READY]
         if lane is not usable[self._turn % len(usable)]:
             return None
         if not self._papers or (len(self._papers) < self._batch_size and not self.ended):
@@ -128,14 +128,18 @@ class TokenPlanner:
                 reservoir.add([paper for paper, is_urgent in zip(papers, urgent, strict=True) if is_urgent == wanted])
 
     def shortest(self) -> Batch:
-        for batch in self.again:
-            if len(batch.papers) == 1:
-                self.again.remove(batch)
-                return batch
-        reservoir = self._urgent if len(self._urgent) else self._rest
-        return Batch(reservoir.draw(0, 1, lambda shape: True, 0))
+        if reservoir := self._urgent or self._rest:
+            return Batch(reservoir.draw(0, 1, lambda shape: True, 0))
+        smallest = min(self.again, key=lambda batch: len(batch.papers))
+        self.again.remove(smallest)
+        while len(smallest.papers) > 1:
+            smallest, rest = smallest.halves()
+            self.again.append(rest)
+        return smallest
 
     def next_batch(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
+        if lane.budget.is_critical:
+            return None
         if batch := _retried(self.again, lane, lanes, lane.fits):
             return batch
         if not len(self._urgent) + len(self._rest):
@@ -183,14 +187,14 @@ class TokenPlanner:
         return None
 
     def _draw_near_the_end(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
-        working = [other for other in lanes if other.is_usable and other.ready is not None]
+        working = [other for other in lanes if other.state is State.READY and not other.budget.is_critical]
         if not all(other.speed.rate for other in working):
             if lane.sent:
                 return None
             return self._draw(lane, math.inf, math.inf)
         work = self._tokens + sum(other.seconds_left(now) * other.speed.rate for other in working)
         left = work / sum(other.speed.rate for other in working)
-        others = [other for other in working if other is not lane]
+        others = [other for other in working if other is not lane and other.sent]
         elsewhere = math.inf
         if others:
             tokens = self._tokens + sum(other.seconds_left(now) * other.speed.rate for other in others)
@@ -204,19 +208,20 @@ class TokenPlanner:
 
 
 def _retried(again: deque[Batch], lane: Lane, lanes: Sequence[Lane], fits: Fits) -> Batch | None:
-    """The first batch that was in trouble and may be tried on this lane; one that does not fit there is cut in two."""
-    elsewhere = any(other is not lane and other.is_usable for other in lanes)
+    """The first batch that was in trouble and may be tried on this lane, cut down until it fits; one of which nothing
+    fits stays as it is."""
+    ready = {other.name for other in lanes if other.state is State.READY}
     for batch in list(again):
-        if batch.avoid == lane.name and elsewhere:
+        if lane.name in batch.avoid and ready - batch.avoid:
             continue
-        if not fits(batch.shape):
-            if len(batch.papers) == 1:
-                continue
+        piece, rest = batch, []
+        while len(piece.papers) > 1 and not fits(piece.shape):
+            piece, half = piece.halves()
+            rest.append(half)
+        if fits(piece.shape):
             again.remove(batch)
-            again.extend(batch.halves())
-            return _retried(again, lane, lanes, fits)
-        again.remove(batch)
-        return batch
+            again.extend(rest)
+            return piece
     return None
 
 

@@ -15,15 +15,16 @@ from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.tokens import PaperTokenizer
 from arxiv_embed.gpu.backlog import Backlog, Piece, tokenized
+from arxiv_embed.gpu.batching import Batch
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.faults import Faults, NoDeviceLeft
 from arxiv_embed.gpu.lane import Lane, Patience, Sent, State
 from arxiv_embed.gpu.learned import LearnedLaws
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident, Outcome, encoded_papers
 from arxiv_embed.gpu.planner import FixedPlanner, Planner, TokenPlanner
-from arxiv_embed.gpu.process import WORKER
+from arxiv_embed.gpu.process import STOP_SECONDS, WORKER
 from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, NotReady, OutOfMemory, Setup, receive
-from arxiv_embed.settings import ArxivEmbedError, FatalError
+from arxiv_embed.settings import DEFAULT_BATCH_SIZE, ArxivEmbedError, FatalError
 
 HUNGRY_SECONDS = 0.005
 """A finished tokenization wakes nobody: a device that has room looks again this soon."""
@@ -48,7 +49,7 @@ class Pool:
         devices: Sequence[Device],
         *,
         dtype: str = "auto",
-        batch_size: int = 200,
+        batch_size: int = DEFAULT_BATCH_SIZE,
         production: bool = True,
         learned: Path | None = None,
         command: Sequence[str] = WORKER,
@@ -90,7 +91,9 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop_all()
-        with contextlib.suppress(ArxivEmbedError):  # it would be learned again, and hides nothing that went wrong
+        with contextlib.suppress(
+            ArxivEmbedError, OSError
+        ):  # it would be learned again, and hides nothing that went wrong
             self._laws.save()
 
     def _start_all(self) -> None:
@@ -139,8 +142,9 @@ class Pool:
         for lane in self._lanes:
             if lane.worker is not None:
                 lane.worker.hang_up()
+        deadline = time.monotonic() + STOP_SECONDS
         for lane in self._lanes:
-            lane.stop()
+            lane.stop(max(0.0, deadline - time.monotonic()))
 
     # -- encoding
 
@@ -197,6 +201,8 @@ class Pool:
         for lane in self._lanes:
             if lane.state in (State.PAUSED, State.RETIRED) and now >= lane.until:
                 self._start(lane)
+            elif lane.has_spoken:
+                continue  # whoever came late may be the pool itself, after a pause of its own
             elif lane.state is State.LOADING and now >= lane.until:
                 self._never_started(lane)
             elif lane.state is State.READY and lane.sent and now >= lane.deadline:
@@ -210,11 +216,18 @@ class Pool:
         while given:
             given = False
             for lane in sorted(self._lanes, key=lambda lane: (len(lane.sent), lane.seconds_left(now))):
-                if lane.has_room and (batch := planner.next_batch(lane, self._lanes, now)):
+                if lane.doubt:
+                    self._probe(lane, now)
+                elif lane.has_room and (batch := planner.next_batch(lane, self._lanes, now)):
                     lane.send(batch, now, checked=self._production)
                     given = True
                     break
         self._try_the_impossible(planner, now)
+
+    def _probe(self, lane: Lane, now: float) -> None:
+        """Tries a doubted device with a paper that was embedded before, and with nothing else."""
+        if lane.is_idle and self._faults.proven is not None:
+            lane.send(Batch([self._faults.proven], probe=True), now, checked=False)
 
     def _try_the_impossible(self, planner: Planner, now: float) -> None:
         """Where papers wait and no device has room for any: waits a while for memory that others hold, then tries."""
@@ -223,14 +236,17 @@ class Pool:
         if not planner.waiting or not choosing or len(idle) < sum(lane.is_usable for lane in self._lanes):
             self._stuck_since = None
             return
-        self._stuck_since = self._stuck_since or now
+        if self._stuck_since is None:
+            self._stuck_since = now
+            for lane in idle:
+                self._faults.report(lane, "waiting", f"for memory: {lane.budget.free:,} bytes are free on it")
         batch = planner.shortest()
         may_come = any(lane.budget.would_fit_alone(batch.shape) for lane in idle)
         if may_come and now - self._stuck_since < self._patience.memory:
             planner.again.appendleft(batch)
             return
         self._stuck_since = None
-        lane = max(idle, key=lambda lane: (lane.name != batch.avoid, lane.budget.free))
+        lane = max(idle, key=lambda lane: (lane.name not in batch.avoid, lane.budget.free))
         lane.send(batch, now, checked=False)
 
     def _wait(self, planner: Planner, now: float) -> list[Lane]:
@@ -265,22 +281,24 @@ class Pool:
         sent = lane.answered(answer.number, time.monotonic())
         if isinstance(answer, Encoded):
             lane.succeeded()
-            yield from _finished(lane, sent, answer, on_batch)
+            if sent.batch is not None and sent.batch.probe:
+                lane.proved_itself()
+            elif sent.batch is not None:
+                self._faults.proved(sent.batch)
+                yield from _finished(lane, sent, sent.batch, answer, on_batch)
         elif sent.batch is not None and isinstance(answer, OutOfMemory):
             self._faults.ran_out(lane, sent.batch, answer)
         elif sent.batch is not None and isinstance(answer, Failed):
             self._faults.failed(lane, sent.batch, answer.error)
         if isinstance(answer, Failed) and answer.ends and lane.state is State.READY:
-            self._faults.lost(lane, "lost", f"its device was of no more use: {answer.error}")
+            why = f"its device was of no more use: {answer.error}"
+            self._faults.lost(lane, "lost", why, computing=False)
 
 
 def _finished(
-    lane: Lane, sent: Sent, answer: Encoded, on_batch: Callable[[BatchReport], None]
+    lane: Lane, sent: Sent, batch: Batch, answer: Encoded, on_batch: Callable[[BatchReport], None]
 ) -> Iterator[EncodedPaper]:
-    """Learns from a batch that was done, tells of it, and gives its papers; nothing of one that was taken back."""
-    batch = sent.batch
-    if batch is None:
-        return
+    """Learns from a batch that was done, tells of it, and gives its papers."""
     assert lane.ready is not None
     assert lane.worker is not None
     vectors = lane.worker.slots[sent.slot].get_vectors(answer.rows, lane.ready.width, lane.ready.vector_type)

@@ -55,11 +55,9 @@ class WorkerProcess:
         """Ends the conversation; the worker ends when it notices."""
         self._socket.shutdown(socket.SHUT_RDWR)
 
-    def end(self, *, at_once: bool = False) -> int:
-        """Hangs up and waits for the process; one that does not end is killed, as it has nothing to lose. Returns the
-        exit code."""
-        if at_once:
-            self._process.kill()
+    def end(self, within: float) -> int:
+        """Hangs up and waits for the process; one that does not end within so many seconds is killed, as it has nothing
+        to lose. Returns the exit code."""
         with contextlib.suppress(OSError):
             self.hang_up()
         self._socket.close()
@@ -67,7 +65,7 @@ class WorkerProcess:
         for slot in self.slots:
             slot.close()
         try:
-            return self._process.wait(STOP_SECONDS)
+            return self._process.wait(within)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()

@@ -142,8 +142,8 @@ def _encode(work: Work, slot: Slot, loaded: Loaded) -> Encoded | OutOfMemory | F
     return Failed(work.number, reason, ends=not meter.is_sound())
 
 
-def load_model(setup: Setup) -> Loaded:
-    """The real thing: the model that `setup` names, on this process's device."""
+def load_model(setup: Setup, encoder_of: Callable[[Setup, str], Encoder] | None = None) -> Loaded:
+    """The real thing: the model that `setup` names (or that `encoder_of` makes of it in a type), on this device."""
     meter: Meter = CpuMeter(setup.sharers) if setup.device == "cpu" else CudaMeter()
     import torch
 
@@ -151,7 +151,7 @@ def load_model(setup: Setup) -> Loaded:
 
     torch.set_num_threads(1)
     dtype = choose_dtype(setup.dtype, setup.device)
-    encoder = load_encoder(setup.files, setup.device, dtype)
+    encoder = encoder_of(setup, dtype) if encoder_of else load_encoder(setup.files, setup.device, dtype)
     encoder.encode(FIRST_BATCH)
     return Loaded(encoder, dtype, meter, BEST_TOKENS["cpu" if setup.device == "cpu" else "cuda"])
 

@@ -265,7 +265,8 @@ def test_no_process_keeps_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> No
     [paper] = random_papers(1, TINY.vocabulary)
     loader(TINY)(Setup(model_files(TINY), "cpu", "float32")).encoder.encode(pack([paper]))
     wrapped(random_model(TINY, "cpu", "float32"), "cpu").encode([text_of(paper.ids)], show_progress_bar=False)
-    assert kept == [None, None]
+    assert len(kept) >= 2
+    assert set(kept) == {None}
 
 
 def test_flop_are_those_of_the_layers_matrices_and_of_causal_attention() -> None:

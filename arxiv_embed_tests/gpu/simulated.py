@@ -77,6 +77,7 @@ class SimulatedDevice:
         self._history = os.open(history, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._random = np.random.default_rng([seed, self._batches])
         self._peak = 0
+        self._sound = True
         self._empty = np.zeros((0, simulation.width), np.uint16)
 
     @property
@@ -122,6 +123,7 @@ class SimulatedDevice:
         time.sleep(max(0.0, until - time.perf_counter()))
         self._peak = self.simulation.weights + taken
         if befalls["error"]:
+            self._sound = not befalls["error"].amount
             raise ValueError("a token that nobody can embed")
         return vectors * np.nan if befalls["not finite"] else vectors
 
@@ -165,7 +167,7 @@ class SimulatedDevice:
     def free(self) -> None: ...
 
     def is_sound(self) -> bool:
-        return True
+        return self._sound
 
 
 def vectors_of(ids: np.ndarray, spans: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]

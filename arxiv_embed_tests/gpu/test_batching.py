@@ -81,10 +81,10 @@ def test_a_batch_is_filled_from_the_others_without_becoming_longer(
 
 
 def test_the_halves_of_a_batch_hold_its_papers_and_half_of_the_suspicion() -> None:
-    batch = Batch([paper(index, 5) for index in range(7)], kills=2, avoid="cuda:1")
+    batch = Batch([paper(index, 5) for index in range(7)], kills=2, avoid={"cuda:1"})
     halves = batch.halves()
     assert [[paper.index for paper in half.papers] for half in halves] == [[0, 1, 2], [3, 4, 5, 6]]
-    assert [(half.kills, half.avoid) for half in halves] == [(1, "cuda:1")] * 2
+    assert [(half.kills, half.avoid) for half in halves] == [(1, {"cuda:1"})] * 2
 
 
 @given(st.integers(0, 50_000))

@@ -77,6 +77,15 @@ def test_a_law_goes_on_from_what_an_earlier_run_has_seen() -> None:
     assert not again.is_new
 
 
+def test_one_batch_that_ran_out_does_not_spoil_the_margin() -> None:
+    law = MemoryLaw((0.0, 1e5, 0.0))
+    for shape in shapes(100, seed=5):
+        law.observe(shape, taken((0.0, 1e5, 0.0), shape))
+    law.observe_more_than(Shape(10, 1000, 100), available=10 * GIB)
+    assert law.margin < 0.05
+    assert law.expected(Shape(100, 20_000, 200)) < 1.5 * 2e9
+
+
 def test_running_out_of_memory_teaches_that_more_was_needed() -> None:
     law = MemoryLaw((0.0, 1e5, 0.0))
     shape = Shape(10, 1000, 100)

@@ -181,7 +181,7 @@ def test_what_is_to_be_tried_again_is_cut_until_it_fits(lengths: list[int], room
 def test_what_failed_on_one_device_is_tried_on_another() -> None:
     one, other = lanes_of(1e5, 1e5)
     planner = TokenPlanner(256)
-    batch = Batch([paper(0, 10)], kills=1, avoid=one.name)
+    batch = Batch([paper(0, 10)], kills=1, avoid={one.name})
     planner.again.append(batch)
     assert planner.next_batch(one, [one, other], 0.0) is None
     assert planner.next_batch(other, [one, other], 0.0) is batch
