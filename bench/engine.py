@@ -198,7 +198,7 @@ def _balance(folder: Path) -> list[Metric]:
 def _makespan(name: str, ratio: float, production: bool) -> Metric:
     if production:
         return Metric(f"makespan ÷ (work ÷ speed), {name}", ratio, "×", 1.05, "at most")
-    return Metric("… the same, dealt round robin", ratio, "×")
+    return Metric(f"… dealt round robin, {name}", ratio, "×")
 
 
 def _padding(folder: Path) -> Metric:

@@ -277,7 +277,10 @@ def test_workers_end_with_the_process_whose_pool_they_are(bert: ModelFiles, how:
     assert all(alive(pid) for pid in pids)
     time.sleep(0.3)
     run.send_signal(how)
-    _, said = run.communicate(timeout=60)
+    try:
+        _, said = run.communicate(timeout=60)
+    finally:
+        run.kill()
     assert eventually(lambda: not any(alive(pid) for pid in pids))
     if how == signal.SIGINT:
         assert said.count("Traceback") == 1  # the interrupt itself; neither threads nor workers add theirs
