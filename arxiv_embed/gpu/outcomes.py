@@ -25,8 +25,10 @@ class BatchReport:
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that went wrong on a device, or came right again; `what` is "out of memory", "failed", "lost",
-    "hung", "retired" or "back"."""
+    """Something that went wrong on a device, or came right again.
+
+    `what` is "out of memory", "failed", "lost", "hung", "waiting" (for memory that others hold), "retired" or "back".
+    """
 
     device: str
     what: str
