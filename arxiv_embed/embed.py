@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arxiv_embed.checkpoint.segments import Segments
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
 from arxiv_embed.metadata.paper import Paper, Reject
-from arxiv_embed.settings import ArxivEmbedError
 from arxiv_embed.stores.protocol import PAPER_CHUNK
 
 SEGMENT_SECONDS = 20.0

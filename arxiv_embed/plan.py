@@ -11,11 +11,12 @@ from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import ModelFiles, check_dtype, resolve_model
 from arxiv_embed.encoding.space import Space, space_of
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard, list_folder
-from arxiv_embed.settings import ArxivEmbedError, RunOptions, Settings
+from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import StoreError, open_store
 
 EXAMPLES_NAMED = 3

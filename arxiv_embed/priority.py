@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.fields import LONGEST_FIELD, WITH_COLUMNS, parse_fields
 from arxiv_embed.metadata.ids import canonical_id
 from arxiv_embed.metadata.paper import NotAPaper, fold
-from arxiv_embed.settings import ArxivEmbedError
 
 FORMS = "category:cs.LG (or cs), since:2024-01-31, ids:2401.00001,2401.00002, ids:@FILE, field:NAME or field:NAME=VALUE"
 

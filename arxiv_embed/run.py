@@ -18,6 +18,7 @@ from arxiv_embed.checkpoint.manifest import Manifest, Source
 from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
 from arxiv_embed.embed import embed_shard, papers_table, rejects_table
 from arxiv_embed.encoding.space import Space
+from arxiv_embed.errors import ArxivEmbedError, FatalError
 from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceLeases
 from arxiv_embed.gpu.outcomes import BatchReport, Incident
@@ -44,7 +45,7 @@ from arxiv_embed.progress import (
     ShardStored,
     progress_path,
 )
-from arxiv_embed.settings import ArxivEmbedError, FatalError, RunOptions, Settings
+from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import PAPER_CHUNK, VectorStore, open_store
 from arxiv_embed.stores.rows import stored_rows
 

@@ -12,14 +12,6 @@ DEFAULT_SHARD_PAPERS = 20_000
 DEFAULT_BATCH_SIZE, MOST_BATCH_SIZE = 200, 256
 
 
-class ArxivEmbedError(Exception):
-    """What a user can mend: its message is one sentence that says what is wrong, where, and what to do next."""
-
-
-class FatalError(ArxivEmbedError):
-    """Stops a whole run, as its next shard would meet the same."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """What the surroundings decide: where the project writes and what it uses by default."""

@@ -33,12 +33,13 @@ from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.embed import embed_shard, papers_table
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import Space
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.plan import embeddings_key, papers_key, plan_run
 from arxiv_embed.progress import ProgressReader, progress_path
 from arxiv_embed.run import Run
-from arxiv_embed.settings import ArxivEmbedError, RunOptions, settings_from_environment
+from arxiv_embed.settings import RunOptions, settings_from_environment
 from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed_tests.damage import DAMAGES, flip
 from arxiv_embed_tests.fake_pool import FakePool, run_shards

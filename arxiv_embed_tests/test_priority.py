@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arxiv_embed.embed import PAPERS, papers_table
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.fields import LONGEST_FIELD, fields_text
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import list_folder
 from arxiv_embed.priority import parse_priority
-from arxiv_embed.settings import ArxivEmbedError
 
 
 def paper(name: str, categories: str = "cs.LG", published: str = "", updated: str = "", **fields: Any) -> Paper:

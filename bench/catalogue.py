@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu.devices import usable_cores
-from arxiv_embed.settings import ArxivEmbedError
 from bench.metric import Metric
 
 BENCHES: Mapping[str, str] = {

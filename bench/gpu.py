@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 
 from arxiv_embed.encoding.tokens import TokenizedPaper
+from arxiv_embed.errors import ArxivEmbedError, FatalError
 from arxiv_embed.gpu.batching import pieces
 from arxiv_embed.gpu.devices import Device, ask, nvml_session, parse_devices, usable_cores
 from arxiv_embed.gpu.inventory import cpu_model, describe, inventory
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident
 from arxiv_embed.gpu.pool import Pool
-from arxiv_embed.settings import ArxivEmbedError, FatalError
 from bench.gpu_beside import ROWS, Timed, matrix_rates, sentence_transformers
 from bench.gpu_model import JINA_V4, TextShape, model_files, random_papers, space
 from bench.gpu_worker import command

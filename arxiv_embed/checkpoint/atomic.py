@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from arxiv_embed.settings import FatalError
+from arxiv_embed.errors import FatalError, Kind
 
 DRAFT_PREFIX = ".draft-"
 
@@ -19,6 +19,8 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST
 
 class NoSpace(FatalError):
     """The disk is full; nothing that was committed before is harmed."""
+
+    kind = Kind.RESOURCE
 
 
 class NotWritable(FatalError):

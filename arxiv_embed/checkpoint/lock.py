@@ -12,13 +12,15 @@ from types import TracebackType
 from typing import Self
 
 from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError, Kind
 
 LOOK_AGAIN_SECONDS = 0.05
 
 
 class Locked(ArxivEmbedError):
     """Another process holds the lock; the message names it."""
+
+    kind = Kind.TRANSIENT
 
 
 class FileLock:

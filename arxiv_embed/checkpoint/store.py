@@ -26,7 +26,7 @@ from arxiv_embed.checkpoint.atomic import DRAFT_PREFIX, disk_faults_as_sentences
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.checkpoint.manifest import CheckpointKey, DamagedManifest, DataFile, Manifest, Source
 from arxiv_embed.checkpoint.segments import Segments
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 
 LONGEST_NAME = 120
 LIBRARIES = ("arxiv-embed", "torch", "transformers", "pyarrow", "dagster")

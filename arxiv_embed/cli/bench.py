@@ -12,7 +12,7 @@ from rich.table import Table
 
 from arxiv_embed.cli.checkout import REPOSITORY, in_checkout
 from arxiv_embed.cli.terminal import open_console
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 
 TARGET_MISSED = 1
 

@@ -15,7 +15,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal without → prints a ?
     try:
         from arxiv_embed.cli.app import app
-        from arxiv_embed.settings import ArxivEmbedError
+        from arxiv_embed.errors import ArxivEmbedError
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     try:

@@ -9,15 +9,9 @@ from typing import Annotated
 
 import typer
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.priority import FORMS, parse_priority
-from arxiv_embed.settings import (
-    DEFAULT_BATCH_SIZE,
-    DEFAULT_SHARD_PAPERS,
-    MOST_BATCH_SIZE,
-    ArxivEmbedError,
-    RunOptions,
-    Settings,
-)
+from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, MOST_BATCH_SIZE, RunOptions, Settings
 
 MetadataDir = Annotated[
     Path | None,

@@ -14,12 +14,12 @@ from arxiv_embed.cli.launched import LaunchedRun
 from arxiv_embed.cli.status import held_by_store
 from arxiv_embed.cli.terminal import complain, open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, plural
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.plan import RunPlan, plan_run
 from arxiv_embed.progress import DeviceProgress, RunProgress
 from arxiv_embed.settings import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_SHARD_PAPERS,
-    ArxivEmbedError,
     RunOptions,
     Settings,
     settings_from_environment,

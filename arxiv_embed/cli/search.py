@@ -15,9 +15,10 @@ from rich.text import Text
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.encoding.space import Space
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.ids import canonical_id
 from arxiv_embed.metadata.paper import NotAPaper
-from arxiv_embed.settings import ArxivEmbedError, settings_from_environment
+from arxiv_embed.settings import settings_from_environment
 from arxiv_embed.stores import search as searching
 from arxiv_embed.stores.protocol import Filters, StoreError, VectorStore, open_store
 from arxiv_embed.stores.search import Hit, QueryEncoder

@@ -23,7 +23,7 @@ from torch import Tensor
 from arxiv_embed.encoding import kernels
 from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.encoding.model import ModelFiles, activation_bytes
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 
 ROWS = 16
 """Token counts are rounded up to this, and attention's width too: oneDNN builds a kernel for every new shape."""

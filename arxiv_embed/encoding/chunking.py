@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from arxiv_embed.encoding.sentences import sentence_starts
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 
 TokenAt = Callable[[int], int]
 """Character offset → index of the first token at or after it."""

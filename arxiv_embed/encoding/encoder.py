@@ -13,7 +13,7 @@ from arxiv_embed.encoding.batch import TokenBatch, pack
 from arxiv_embed.encoding.model import ModelFiles, activation_bytes, check_dtype
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.tokens import FloatArray, PaperTokenizer
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

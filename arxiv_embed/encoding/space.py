@@ -9,8 +9,8 @@ from functools import cached_property
 
 from arxiv_embed.encoding.chunking import parse_chunker
 from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.paper import TEMPLATE
-from arxiv_embed.settings import ArxivEmbedError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tokenizers import Encoding, Tokenizer
 from arxiv_embed.encoding.chunking import Chunker, parse_chunker
 from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]

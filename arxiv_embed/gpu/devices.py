@@ -13,7 +13,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from arxiv_embed.settings import ArxivEmbedError, visible_gpus
+from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.settings import visible_gpus
 
 DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 """What a driver of CUDA devices shows: NVIDIA's, the one within WSL, AMD's."""

@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from arxiv_embed.encoding.tokens import TokenizedPaper
+from arxiv_embed.errors import FatalError
 from arxiv_embed.gpu.batching import Batch
 from arxiv_embed.gpu.lane import Lane, Patience, State
 from arxiv_embed.gpu.outcomes import FailedPaper, Incident
 from arxiv_embed.gpu.process import STOP_SECONDS
 from arxiv_embed.gpu.protocol import OutOfMemory
-from arxiv_embed.settings import FatalError
 
 
 class NoDeviceLeft(FatalError):

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from arxiv_embed.checkpoint.lock import FileLock, Locked
+from arxiv_embed.errors import FatalError
 from arxiv_embed.gpu.devices import Device
-from arxiv_embed.settings import FatalError
 
 
 class DeviceInUse(FatalError):

@@ -14,6 +14,7 @@ from typing import Self
 from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.tokens import PaperTokenizer
+from arxiv_embed.errors import ArxivEmbedError, FatalError
 from arxiv_embed.gpu.backlog import Backlog, Piece, tokenized
 from arxiv_embed.gpu.batching import Batch
 from arxiv_embed.gpu.devices import Device
@@ -24,7 +25,7 @@ from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident, Outcom
 from arxiv_embed.gpu.planner import FixedPlanner, Planner, TokenPlanner
 from arxiv_embed.gpu.process import STOP_SECONDS, WORKER
 from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, NotReady, OutOfMemory, Setup, receive
-from arxiv_embed.settings import DEFAULT_BATCH_SIZE, ArxivEmbedError, FatalError
+from arxiv_embed.settings import DEFAULT_BATCH_SIZE
 
 HUNGRY_SECONDS = 0.005
 """A finished tokenization wakes nobody: a device that has room looks again this soon."""

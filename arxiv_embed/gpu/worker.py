@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arxiv_embed.encoding.batch import TokenBatch
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu.meter import CpuMeter, CudaMeter, Meter
 from arxiv_embed.gpu.protocol import (
     Cancel,
@@ -34,7 +35,6 @@ from arxiv_embed.gpu.protocol import (
     send,
 )
 from arxiv_embed.gpu.slots import Slot
-from arxiv_embed.settings import ArxivEmbedError
 
 if TYPE_CHECKING:
     from arxiv_embed.encoding.encoder import Encoder

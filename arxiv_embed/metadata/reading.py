@@ -11,13 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.ids import id_in_name
 from arxiv_embed.metadata.json_files import read_array, read_lines, read_object
 from arxiv_embed.metadata.paper import Paper, Reject
 from arxiv_embed.metadata.shards import Shard
 from arxiv_embed.metadata.streams import Damaged, Kind, Readable, Stream, sniff
 from arxiv_embed.metadata.xml_files import read_xml
-from arxiv_embed.settings import ArxivEmbedError
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.cuts import Cuts, find_cuts
 from arxiv_embed.metadata.ids import canonical_id, id_in_name, month_of
 from arxiv_embed.metadata.json_files import LONGEST_RECORD
 from arxiv_embed.metadata.keys import encode_path, month_key, piece_key
 from arxiv_embed.metadata.streams import Format, sniff
-from arxiv_embed.settings import ArxivEmbedError
 
 TYPICAL_RECORD_BYTES = {"plain": 1500, "gzip": 500, "zstd": 500}
 LEAST_RECORD_BYTES = {"plain": 40, "gzip": 4, "zstd": 4}

@@ -18,11 +18,12 @@ from dagster import (
     multi_asset,
 )
 
+from arxiv_embed.errors import ArxivEmbedError, FatalError
 from arxiv_embed.pipeline.materializations import Report, materialization
 from arxiv_embed.pipeline.partitions import metadata_files
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.run import Run
-from arxiv_embed.settings import ArxivEmbedError, FatalError, settings_from_environment
+from arxiv_embed.settings import settings_from_environment
 
 SHARDS_PER_RUN = 20
 """Loading the model then stays under 2% of a backfill's run."""

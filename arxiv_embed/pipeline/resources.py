@@ -11,15 +11,9 @@ from pathlib import Path
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.priority import FORMS, parse_priority
-from arxiv_embed.settings import (
-    DEFAULT_BATCH_SIZE,
-    DEFAULT_SHARD_PAPERS,
-    MOST_BATCH_SIZE,
-    ArxivEmbedError,
-    RunOptions,
-    Settings,
-)
+from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, MOST_BATCH_SIZE, RunOptions, Settings
 
 _FROM = "by default the environment's {}"
 

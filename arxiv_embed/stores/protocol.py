@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.settings import FatalError
+from arxiv_embed.errors import FatalError
 
 PAPER_CHUNK = -1
 """The chunk index of a whole paper's row, the one that carries title, authors and abstract."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arxiv_embed.encoding.chunking import Chunker, fixed_spans, parse_chunker, sentence_spans
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from arxiv_embed.encoding.encoder import TextEncoder, TransformersEncoder, choos
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed_tests.tiny_models import bytepairs, save_bert, save_distilbert, save_pooling
 
 TEXTS = ["The star is a galaxy. A field of stars.", "", "quantum theory " * 40, "In the model we trust. " * 3, "x"]

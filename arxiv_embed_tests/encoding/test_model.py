@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arxiv_embed.encoding.model import resolve_model
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed_tests.tiny_models import save_bert, save_distilbert, save_pooling
 
 
@@ -156,7 +156,7 @@ def offline(code: str, hub: Path) -> str:
 
 RESOLVE = """
 from arxiv_embed.encoding.model import resolve_model
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 try:
     files = resolve_model("somebody/a-model")
     print(files.name, files.revision, files.dimensions)

@@ -8,7 +8,7 @@ import pytest
 
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import Space, space_of
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 
 FILES = resolve_model("all-MiniLM-L6-v2")
 SPACE = space_of(FILES, "sentences:128")

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, processors
 from arxiv_embed.encoding.model import ModelFiles, resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer, TokenizedPaper
-from arxiv_embed.settings import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed_tests.tiny_models import bytepairs, save_bert
 
 BUNDLED = resolve_model("all-MiniLM-L6-v2")

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import cuda, version
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu import devices
 from arxiv_embed.gpu.devices import Device, Gpu, parse_devices, visible_uuids
-from arxiv_embed.settings import ArxivEmbedError
 from arxiv_embed_tests.gpu.fake_nvml import FakeGpu, FakeInstance, FakeNvml
 
 FIRST, SECOND, THIRD = "GPU-aa11-0", "GPU-aa22-0", "GPU-bb33-0"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from arxiv_embed.errors import FatalError
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
-from arxiv_embed.settings import FatalError
 
 CPU = [Device(f"cpu:{number}", "cpu") for number in range(3)]
 GPU = Device("cuda:0", "cuda", "GPU-aa")

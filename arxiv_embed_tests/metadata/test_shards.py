@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata import cuts
 from arxiv_embed.metadata.paper import Reject
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import list_folder
-from arxiv_embed.settings import ArxivEmbedError
 from arxiv_embed_tests.metadata.folders import (
     CONTAINERS,
     SHAPES,
