@@ -11,16 +11,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
+from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences, make_folder
 from arxiv_embed.errors import ArxivEmbedError, Kind
 
 LOOK_AGAIN_SECONDS = 0.05
 
 
 class Locked(ArxivEmbedError):
-    """Another process holds the lock; the message names it."""
+    """Another process holds the lock; the message names it, and `holder`, as in "process 123 on host"."""
 
     kind = Kind.TRANSIENT
+
+    def __init__(self, what: str, holder: str) -> None:
+        super().__init__(f"{what} is in use by {holder}: wait for it to end, or stop it, and run again.")
+        self.holder = holder
 
 
 class FileLock:
@@ -35,7 +39,7 @@ class FileLock:
     def __enter__(self) -> Self:
         """Takes the lock; raises `Locked` where another process keeps it longer than `wait_seconds`."""
         with disk_faults_as_sentences(self._path.parent):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + self._wait_seconds
         while True:
@@ -48,9 +52,7 @@ class FileLock:
                     continue
                 holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
                 os.close(descriptor)
-                raise Locked(
-                    f"{self._what} is in use by {holder}: wait for it to end, or stop it, and run again."
-                ) from None
+                raise Locked(self._what, holder) from None
         self._descriptor = descriptor
         with contextlib.suppress(OSError):  # a full disk keeps nobody from the lock, only from its name
             os.ftruncate(descriptor, 0)

@@ -1,45 +1,36 @@
 """The checkpoint store: every shard's committed output, verified each time it is loaded.
 
-A checkpoint is a generation: data files `g000001.<table>.arrow` and then, as the act of committing, their manifest
-`g000001.manifest.json`. The generation before stays as backup. What turns out bad is set aside, never deleted.
+What turns out bad is set aside, never deleted, and always reported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
-import logging
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
 from arxiv_embed.checkpoint import tables
-from arxiv_embed.checkpoint.atomic import DRAFT_PREFIX, disk_faults_as_sentences, sync_folder, write_atomically
+from arxiv_embed.checkpoint.atomic import DamagedFile, disk_faults_as_sentences, reading
+from arxiv_embed.checkpoint.generations import Generations, Verified, checked, passed_over, sized
 from arxiv_embed.checkpoint.lock import FileLock
-from arxiv_embed.checkpoint.manifest import CheckpointKey, DamagedManifest, DataFile, Manifest, Source
-from arxiv_embed.checkpoint.segments import Segments
+from arxiv_embed.checkpoint.manifest import CheckpointKey, DataFile, Manifest, Source
+from arxiv_embed.checkpoint.quarantine import Damage, Quarantine, now
+from arxiv_embed.checkpoint.reader import CheckpointReader
+from arxiv_embed.checkpoint.segments import Segments, marked_key
 from arxiv_embed.errors import ArxivEmbedError
 
 LONGEST_NAME = 120
 LIBRARIES = ("arxiv-embed", "torch", "transformers", "pyarrow", "dagster")
-_MANIFEST = re.compile(r"g(\d{6})\.manifest\.json")
-_DATA = re.compile(r"g(\d{6})\..*\.arrow")
-
-Checked = TypeVar("Checked")
-
-log = logging.getLogger(__name__)
-
-
-class DamagedCheckpoint(ValueError):
-    """A generation that is not what its manifest says."""
+QUARANTINE = "quarantine"
+SEGMENTS = "segments"
 
 
 @dataclass(frozen=True)
@@ -49,10 +40,12 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """Checkpoints under one folder, `root/<asset>/<space or "-">/<shard>/`."""
+    """Checkpoints under one folder, `root/<asset>/<space or "-">/<shard>/`. Whatever is found damaged is logged and
+    given to `on_damage`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, on_damage: Callable[[Damage], object] | None = None) -> None:
         self.root = root
+        self._quarantine = Quarantine(root / QUARANTINE, on_damage)
 
     def commit(
         self,
@@ -64,154 +57,149 @@ class CheckpointStore:
         run_id: str,
         details: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Writes the next generation, verifies it as it now lies on disk, and only then lets go of the oldest.
+        """Writes the next generation, verifies it as it now lies on disk, and only then lets go of the oldest; for
+        the process that holds the shard.
 
-        Raises `NoSpace` where the disk is full; what was committed before stands.
+        Raises `NoSpace` where the disk is full; what was committed before stands. `DamagedManifest`, for a count that
+        does not fit its table, is the caller's mistake.
         """
-        folder = self._folder(key)
-        # What is no backup is set aside, so that the generation kept as one is whole.
-        before = self._newest(key, _whole, set_aside=True)
-        generation = before.generation + 1 if before else 1
-        files = {}
-        for table, rows in contents.items():
-            name = f"g{generation:06d}.{table}{tables.SUFFIX}"
-            content = tables.to_bytes(rows)
-            write_atomically(folder / name, content)
-            files[table] = DataFile(name, tables.sha256(content), len(content), rows.num_rows, str(rows.schema))
-        manifest = Manifest(
-            key=key,
-            generation=generation,
-            source=source,
-            counts=dict(counts),
-            files=files,
-            run_id=run_id,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=_versions(),
-            details=dict(details or {}),
-        )
-        write_atomically(folder / f"g{generation:06d}.manifest.json", manifest.to_json().encode())
-        try:
-            _verified(folder, manifest)
-        except DamagedCheckpoint as fault:
-            raise ArxivEmbedError(
-                f"The checkpoint of shard '{key.shard}' is not as it was written ({fault}): check the disk of {folder} "
-                "and run again; the one before it stands."
-            ) from fault
-        self._forget_old(folder, keep=before.generation if before else generation)
-        return manifest
+        written = {table: tables.to_bytes(rows) for table, rows in contents.items()}
+        files = {
+            table: DataFile(
+                "", tables.sha256(content), len(content), contents[table].num_rows, str(contents[table].schema)
+            )
+            for table, content in written.items()
+        }
+        manifest = Manifest(key, 0, source, dict(counts), files, run_id, now(), _versions(), dict(details or {}))
+        manifest.check()
+        return self._generations(key).add(manifest, written)
 
     def manifest(self, key: CheckpointKey) -> Manifest | None:
         """The newest manifest that is whole and has its files at their sizes; the data is not read, so this is for
         planning only."""
-        return self._newest(key, _whole, set_aside=False)
+        return self._generations(key).newest(sized, passed_over)
 
     def load(self, key: CheckpointKey) -> Checkpoint | None:
         """The newest generation that verifies: checksums, structure, counts and space. One that does not is set
         aside under `root/quarantine` and the backup is used; None where nothing is left."""
-        return self._newest(key, _verified, set_aside=True)
+        generations = self._generations(key)
+        return generations.newest(_loaded, generations.try_to_set_aside)
 
-    def _newest(
-        self, key: CheckpointKey, check: Callable[[Path, Manifest], Checked], *, set_aside: bool
-    ) -> Checked | None:
-        """What `check` makes of the newest generation that it does not refuse."""
-        folder = self._folder(key)
-        for generation, path in self._manifests(folder):
-            try:
-                return check(folder, _read_manifest(path, key, generation))
-            except FileNotFoundError:
-                continue  # another process has just replaced it
-            except (DamagedManifest, DamagedCheckpoint) as fault:
-                if set_aside:
-                    place = self._quarantine(folder, generation)
-                    log.warning("checkpoint %s of %s is damaged (%s): set aside in %s", path.name, key, fault, place)
-        return None
+    def reader(self, key: CheckpointKey) -> CheckpointReader | None:
+        """As `load`, verified to the last byte, but with the data left on disk until it is asked for."""
+        generations = self._generations(key)
+        return generations.newest(checked, generations.try_to_set_aside)
+
+    def verify(self, *, repair: bool) -> Iterator[Verified]:
+        """Reads every byte of every generation and segment. With `repair` what is damaged is set aside, so that its
+        backup is the newest; raises `ArxivEmbedError` where that cannot be written."""
+        for key in self._all_keys():
+            yield from self._generations(key).verify(repair=repair)
+            for name, size, damage in self.segments(key).verify(repair=repair):
+                yield Verified(f"segment {name} of {key}", size, damage)
+
+    def restore(self, key: CheckpointKey, *, run_id: str) -> Manifest:
+        """Commits what the generation before the current one holds as a new one, whose backup is the current one: a
+        second time undoes the first. Takes the shard's lock. Raises `ArxivEmbedError` where there is none."""
+        with self.hold(key):
+            generations = self._generations(key)
+            current = generations.newest(checked, generations.set_aside)
+            before = current and generations.newest(checked, generations.set_aside, before=current.manifest.generation)
+            if before is None:
+                raise ArxivEmbedError(
+                    f"There is no whole generation of {key} before the one in use: nothing is changed."
+                )
+            manifest = replace(
+                before.manifest,
+                run_id=run_id,
+                created=now(),
+                details={**before.manifest.details, "restored_generation": before.manifest.generation},
+            )
+            return generations.add(manifest, {table: before.content(table) for table in manifest.files})
+
+    def export(self, folder: Path, keys: Iterable[CheckpointKey] | None = None) -> int:
+        """Copies the newest generation that verifies, of these checkpoints or all, to an empty folder, which is then a
+        checkpoint folder; returns how many. Raises `ArxivEmbedError` where the folder is not empty."""
+        with disk_faults_as_sentences(folder):
+            if folder.exists() and any(folder.iterdir()):
+                raise ArxivEmbedError(f"The folder {folder} is not empty: name a new one.")
+        if folder.resolve().is_relative_to(self.root.resolve()):
+            raise ArxivEmbedError(f"The folder {folder} is within the checkpoints {self.root}: name another one.")
+        target = CheckpointStore(folder)
+        exported = 0
+        for key in list(self._all_keys() if keys is None else keys):
+            if (reader := self.reader(key)) is not None:
+                manifest = reader.manifest
+                target._generations(key).write(manifest, {table: reader.content(table) for table in manifest.files})
+                exported += 1
+        return exported
+
+    def quarantined(self) -> list[Damage]:
+        """What has been set aside and is still there, newest first."""
+        return self._quarantine.damages()
 
     def keys(self) -> list[CheckpointKey]:
         """Everything that has a whole manifest."""
         found = {}
-        for path in self.root.glob("*/*/*/g*.manifest.json"):
-            if path.relative_to(self.root).parts[0] == "quarantine":
-                continue
-            try:
+        for path in self._in_folders("g*.manifest.json"):
+            with contextlib.suppress(DamagedFile), reading(path):
                 found[path.parent] = Manifest.from_json(path.read_bytes()).key
-            except (DamagedManifest, FileNotFoundError):
-                continue
-        return sorted(found.values(), key=lambda key: (key.asset, key.space, key.shard))
+        return sorted(found.values(), key=_order)
 
-    def segments(self, key: CheckpointKey) -> Segments:
-        """The finished parts of a shard under way."""
-        return Segments(self._folder(key) / "segments", key)
+    def segments(self, key: CheckpointKey, source_sha256: str = "") -> Segments:
+        """The finished parts of a shard under way; those that are added are marked as made from that source."""
+        return Segments(self._folder(key) / SEGMENTS, key, source_sha256, self._quarantine)
 
-    def hold(self, key: CheckpointKey) -> FileLock:
+    def unfinished_elsewhere(self, key: CheckpointKey) -> list[str]:
+        """The other spaces that hold segments of that shard."""
+        found = self.root.glob(f"{key.asset}/*/{_file_name(key.shard)}/{SEGMENTS}/s*.arrow")
+        return sorted({path.parts[-4] for path in found} - {_space_name(key.space)})
+
+    def hold(self, key: CheckpointKey, wait_seconds: float = 0.0) -> FileLock:
         """The right to work on a shard: one process at a time."""
-        return FileLock(self._folder(key) / "lock", f"Shard {key.shard}")
+        return FileLock(self._folder(key) / "lock", f"Shard {key.shard}", wait_seconds)
 
     def _folder(self, key: CheckpointKey) -> Path:
-        return self.root / key.asset / (key.space or "-") / _file_name(key.shard)
+        return self.root / key.asset / _space_name(key.space) / _file_name(key.shard)
 
-    def _manifests(self, folder: Path) -> Iterator[tuple[int, Path]]:
-        """Newest first."""
-        found = [(int(match[1]), path) for path in folder.glob("g*") if (match := _MANIFEST.fullmatch(path.name))]
-        yield from sorted(found, reverse=True)
+    def _generations(self, key: CheckpointKey) -> Generations:
+        return Generations(self._folder(key), key, self.root, self._quarantine)
 
-    def _forget_old(self, folder: Path, keep: int) -> None:
-        """Removes generations before `keep`, the manifest first, and the drafts of writers that were killed."""
-        for generation, path in list(self._manifests(folder)):
-            if generation < keep:
-                path.unlink()
-        for path in folder.glob("g*"):
-            if (match := _DATA.fullmatch(path.name)) and int(match[1]) < keep:
-                path.unlink()
-        for path in folder.glob(f"{DRAFT_PREFIX}*"):
-            path.unlink(missing_ok=True)
+    def _in_folders(self, pattern: str) -> Iterator[Path]:
+        """What fits `pattern` in checkpoints' folders, and not in the quarantine."""
+        for path in self.root.glob(f"*/*/*/{pattern}"):
+            if path.relative_to(self.root).parts[0] != QUARANTINE:
+                yield path
 
-    def _quarantine(self, folder: Path, generation: int) -> Path:
-        place = self.root / "quarantine" / folder.relative_to(self.root) / f"{time.time_ns()}"
-        with disk_faults_as_sentences(self.root):
-            place.mkdir(parents=True)
-        for path in folder.glob(f"g{generation:06d}.*"):
-            path.rename(place / path.name)
-        sync_folder(folder)
-        return place
+    def _all_keys(self) -> list[CheckpointKey]:
+        """Everything that has a manifest or segments, whole or not."""
+        folders = {path.parent for path in self._in_folders("g*.manifest.json")}
+        folders |= {path.parent.parent for path in self._in_folders(f"{SEGMENTS}/s*.arrow")}
+        return sorted(map(self._key_of, folders), key=_order)
 
-
-def _read_manifest(path: Path, key: CheckpointKey, generation: int) -> Manifest:
-    manifest = Manifest.from_json(path.read_bytes())
-    if (manifest.key, manifest.generation) != (key, generation):
-        raise DamagedCheckpoint(f"it is generation {manifest.generation} of {manifest.key}")
-    return manifest
+    def _key_of(self, folder: Path) -> CheckpointKey:
+        """As the folder's name tells it; that of a long shard key does not, and what lies in it is asked."""
+        asset, space, shard = folder.relative_to(self.root).parts
+        named = CheckpointKey(asset, unquote(shard), "" if space == "-" else space)
+        if self._folder(named) != folder:
+            for path in (*folder.glob("g*.manifest.json"), *(folder / SEGMENTS).glob("s*.arrow")):
+                with contextlib.suppress(DamagedFile), reading(path):
+                    key = Manifest.from_json(path.read_bytes()).key if path.suffix == ".json" else marked_key(path)
+                    if self._folder(key) == folder:
+                        return key
+        return named
 
 
-def _whole(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest, if its data files are there at their sizes."""
-    for file in manifest.files.values():
-        try:
-            size = (folder / file.name).stat().st_size
-        except OSError as error:
-            raise DamagedCheckpoint(f"{file.name}: {error.strerror}") from None
-        if size != file.bytes:
-            raise DamagedCheckpoint(f"{file.name} has the wrong size")
-    return manifest
+def _loaded(reader: CheckpointReader) -> Checkpoint:
+    return Checkpoint(reader.manifest, {name: reader.table(name) for name in reader.manifest.files})
 
 
-def _verified(folder: Path, manifest: Manifest) -> Checkpoint:
-    """A generation's tables, checked against its manifest as they lie on disk."""
-    found = {}
-    for table, file in manifest.files.items():
-        try:
-            content = (folder / file.name).read_bytes()
-        except OSError as error:
-            raise DamagedCheckpoint(f"{file.name}: {error.strerror}") from None
-        if tables.sha256(content) != file.sha256:
-            raise DamagedCheckpoint(f"{file.name}: its sha256 does not fit")
-        try:
-            rows = tables.from_bytes(content)
-        except pa.ArrowInvalid as error:
-            raise DamagedCheckpoint(f"{file.name}: {error}") from None
-        if (rows.num_rows, str(rows.schema)) != (file.rows, file.schema):
-            raise DamagedCheckpoint(f"{file.name}: rows or columns do not fit")
-        found[table] = rows
-    return Checkpoint(manifest, found)
+def _order(key: CheckpointKey) -> tuple[str, str, str]:
+    return key.asset, key.space, key.shard
+
+
+def _space_name(space: str) -> str:
+    return space or "-"
 
 
 def _file_name(shard: str) -> str:

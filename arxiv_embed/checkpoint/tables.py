@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
+from arxiv_embed.checkpoint.atomic import DamagedFile
+
 SUFFIX = ".arrow"
+BATCH_ROWS = 4096
+"""A table is written in pieces of so many rows, so that it can be read in pieces."""
 
 
 def to_bytes(table: pa.Table) -> memoryview:
@@ -15,13 +21,28 @@ def to_bytes(table: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression=None if has_vectors else "zstd")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
+        writer.write_table(table, max_chunksize=BATCH_ROWS)
     return memoryview(sink.getvalue())
 
 
 def from_bytes(content: bytes) -> pa.Table:
-    """The table that `to_bytes` wrote; raises `pyarrow.ArrowInvalid` for what is no such file."""
-    return pa.ipc.open_file(pa.BufferReader(content)).read_all()
+    """The table that `to_bytes` wrote; raises `DamagedFile` for what is no such file."""
+    try:
+        return open_file(pa.BufferReader(content)).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedFile(str(error)) from None
+
+
+def open_file(source: Any, columns: Sequence[str] | None = None) -> pa.RecordBatchFileReader:
+    """A reader of batches, of these columns alone; raises `DamagedFile` for what is no Arrow file."""
+    try:
+        reader = pa.ipc.open_file(source)
+        if columns is None:
+            return reader
+        fields = [reader.schema.names.index(column) for column in columns]
+        return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
+    except pa.ArrowException as error:
+        raise DamagedFile(str(error)) from None
 
 
 def sha256(content: bytes | memoryview) -> str:

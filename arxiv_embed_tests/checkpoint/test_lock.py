@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +33,9 @@ def holder(path: Path, seconds: float) -> subprocess.Popen[str]:
 def test_a_held_lock_is_refused_with_its_holders_name_and_dies_with_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     process = holder(path, 60)
-    with pytest.raises(Locked, match=f"The store is in use by process {process.pid} on .*: wait"):
+    with pytest.raises(Locked, match=f"The store is in use by process {process.pid} on .*: wait") as caught:
         FileLock(path, "The store").__enter__()
+    assert caught.value.holder == f"process {process.pid} on {socket.gethostname()}"
     process.send_signal(signal.SIGKILL)
     process.wait()
     with FileLock(path, "The store"):
