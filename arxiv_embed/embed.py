@@ -18,7 +18,8 @@ from arxiv_embed.metadata.paper import Paper, Reject
 from arxiv_embed.stores.protocol import PAPER_CHUNK
 
 SEGMENT_SECONDS = 20.0
-"""Work is made durable at least this often."""
+SEGMENT_PAPERS = 4_000
+"""Finished papers become durable when the oldest is so old, or when there are so many."""
 
 PAPERS = pa.schema(
     [
@@ -64,6 +65,7 @@ class TextPool(Protocol):
         on_batch: Callable[[BatchReport], None],
         urgent: Sequence[bool] | None = None,
         on_incident: Callable[[Incident], None] = ...,
+        on_tick: Callable[[], None] = ...,
     ) -> Iterable[Outcome]: ...
 
 
@@ -89,13 +91,14 @@ def embed_shard(
     on_segment: Callable[[int], None] = lambda papers: None,
     on_incident: Callable[[Incident], None] = lambda incident: None,
 ) -> Embedded:
-    """Embeds the papers (table `PAPERS`) whose text has no vectors yet, among `known` or the segments.
+    """Embeds the papers (table `PAPERS`) whose text has no vectors among those `known`, which may be of others too.
 
-    Finished papers become a segment every `SEGMENT_SECONDS`, and when the work is interrupted or fails. `pool` is
-    asked for only where there is something to embed; it takes those papers first that `urgent` marks (one bool a
-    paper). Raises `ArxivEmbedError` where no paper at all could be embedded, or one is left out without a reason.
+    Finished papers become a segment when the oldest of them is `SEGMENT_SECONDS` old or they are `SEGMENT_PAPERS`, and
+    when the work is interrupted or fails. `pool` is asked for only where there is something to embed; it takes those
+    papers first that `urgent` marks (one bool a paper). Raises `ArxivEmbedError` where no paper at all could be
+    embedded, or one is left out without a reason.
     """
-    kept = _kept(papers, [*known, *segments.tables()], dimensions)
+    kept = _kept(papers, known, dimensions)
     missing = np.flatnonzero(pc.invert(pc.is_in(papers["paper_id"], pc.unique(kept["paper_id"]))).to_numpy())
     pieces = [kept]
     failed: list[tuple[str, str]] = []
@@ -104,6 +107,7 @@ def embed_shard(
         texts = _texts(waiting)
         first = None if urgent is None else [urgent[row] for row in missing.tolist()]
         finished: list[EncodedPaper] = []
+        oldest = 0.0
 
         def save() -> None:
             if finished:
@@ -113,16 +117,19 @@ def embed_shard(
                 on_segment(len(finished))
                 finished.clear()
 
-        saved = time.monotonic()
+        def save_in_time() -> None:
+            if len(finished) >= SEGMENT_PAPERS or time.monotonic() - oldest >= SEGMENT_SECONDS:
+                save()
+
         try:
-            for outcome in pool().encode(texts, on_batch, urgent=first, on_incident=on_incident):
+            for outcome in pool().encode(texts, on_batch, first, on_incident, on_tick=save_in_time):
                 if isinstance(outcome, FailedPaper):
                     failed.append((waiting["paper_id"][outcome.index].as_py(), outcome.reason))
                     continue
+                if not finished:
+                    oldest = time.monotonic()
                 finished.append(outcome)
-                if time.monotonic() - saved > SEGMENT_SECONDS:
-                    save()
-                    saved = time.monotonic()
+                save_in_time()
         except BaseException:
             save()
             raise

@@ -31,6 +31,8 @@ class ShardPlan:
     embed: bool
     store: bool
     reason: str
+    failed_papers: int = 0
+    """Papers of it that no device could embed."""
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -53,6 +55,8 @@ class RunPlan:
     """The keys of all shards in the folder, those beyond `--limit` too."""
     passed_over: tuple[str, ...]
     """Paths in the folder that hold no metadata known here."""
+    has_store: bool
+    """Whether there was a store when the plan was made."""
 
     @property
     def pending(self) -> tuple[ShardPlan, ...]:
@@ -62,6 +66,11 @@ class RunPlan:
     def papers(self) -> int:
         """About how many papers there are to embed."""
         return sum(plan.shard.records for plan in self.shards if plan.embed)
+
+    @property
+    def failed_papers(self) -> int:
+        """Papers of shards that are done, which no device could embed."""
+        return sum(plan.failed_papers for plan in self.shards)
 
     def of(self, key: str) -> ShardPlan:
         """Raises `ArxivEmbedError` where no shard has that key."""
@@ -123,8 +132,9 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
         shards = _limited(shards, options.limit)
     held = _held_by_store(options.store, space)
     checkpoints = CheckpointStore(options.checkpoints)
-    plans = tuple(_plan_shard(shard, space, checkpoints, held, options) for shard in shards)
-    return RunPlan(files, space, devices, plans, frozenset(s.key for s in listing.shards), listing.passed_over)
+    plans = tuple(_plan_shard(shard, space, checkpoints, held or {}, options) for shard in shards)
+    listed = frozenset(shard.key for shard in listing.shards)
+    return RunPlan(files, space, devices, plans, listed, listing.passed_over, has_store=held is not None)
 
 
 def _plan_shard(
@@ -140,9 +150,11 @@ def _plan_shard(
     embeddings = checkpoints.manifest(embeddings_key(shard.key, space))
     if embeddings is None or embeddings.source.sha256 != papers.source.sha256:
         return ShardPlan(shard, False, True, True, "not embedded" if embeddings is None else "source changed")
+    if options.retry_failed and embeddings.counts.get("failed", 0):
+        return ShardPlan(shard, False, True, True, "papers failed")
     if held.get(shard.key) != stored_identity(papers, embeddings):
         return ShardPlan(shard, False, False, True, "not in the store")
-    return ShardPlan(shard, False, False, False, "")
+    return ShardPlan(shard, False, False, False, "", embeddings.counts.get("failed", 0))
 
 
 def _why_read(papers: Manifest | None, shard: Shard) -> str:
@@ -153,13 +165,14 @@ def _why_read(papers: Manifest | None, shard: Shard) -> str:
     return "read in part" if _has_all_columns(papers) else "read by an older version"
 
 
-def _held_by_store(url: str, space: Space) -> Mapping[str, str]:
+def _held_by_store(url: str, space: Space) -> Mapping[str, str] | None:
+    """None where there is no store."""
     try:
         store = open_store(url)
     except StoreError:
         if "://" in url:
             raise
-        return {}
+        return None
     with store:
         others = [held for held in store.spaces() if held.fingerprint != space.fingerprint]
         if others:

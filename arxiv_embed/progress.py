@@ -16,7 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from arxiv_embed.error_patterns import ErrorPattern, ErrorPatterns, kind_of_incident
+from arxiv_embed.errors import Kind
+from arxiv_embed.processes import ProcessId
 from arxiv_embed.settings import Settings
+
+LONGEST_LAST_LINE = 16_384
+"""Bytes; an error's message is cut long before."""
+
+FEW = 3
+"""An error is told each time until it has been met so often."""
 
 RATE_SECONDS = 30.0
 """A device's present speed is taken over this long."""
@@ -31,7 +40,8 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """`shards` are the keys with work to do, `papers` an estimate of theirs, `unchanged` how many need nothing."""
+    """`shards` are the keys with work to do, `papers` an estimate of theirs, `unchanged` how many need nothing;
+    `process` is the fields of the `ProcessId` whose end is the run's."""
 
     name = "run_started"
     run_id: str
@@ -43,6 +53,7 @@ class RunStarted(Event):
     space: str
     devices: Sequence[str]
     store: str
+    process: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,8 +178,51 @@ class ShardFailed(Event):
 
 
 @dataclass(frozen=True)
+class ErrorMet(Event):
+    """Something went wrong with a shard, or around it; `kind` is an `errors.Kind`, `action` what is done about it.
+    What a device met stands in `DeviceIncident`, a paper's failure in `PaperFailed`."""
+
+    name = "error"
+    shard: str
+    kind: str
+    message: str
+    action: str
+
+
+@dataclass(frozen=True)
+class DamageFound(Event):
+    """A file of a checkpoint did not verify (`checkpoint.quarantine.Damage`)."""
+
+    name = "damage"
+    checkpoint: str
+    file: str
+    reason: str
+    remedy: str
+    place: str
+
+
+@dataclass(frozen=True)
+class ShardLeft(Event):
+    """Another process is at work on the shard; this run leaves it to that."""
+
+    name = "shard_left"
+    shard: str
+    holder: str
+
+
+@dataclass(frozen=True)
+class ShardGivenUp(Event):
+    """The shard has failed so often before that this run does not try it."""
+
+    name = "shard_given_up"
+    shard: str
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True)
 class RunFinished(Event):
-    """`state` is done, failed or interrupted."""
+    """`state` is done, failed, interrupted or, as whoever came after it found out, killed."""
 
     name = "run_finished"
     state: str
@@ -204,6 +258,14 @@ class ProgressWriter:
     def write(self, event: Event) -> None:
         line = {"time": round(time.time(), 3), "event": event.name, **asdict(event)}
         os.write(self._descriptor, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+
+def has_ended(path: Path) -> bool:
+    """Whether the last whole line of a run's record says that the run is over."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LONGEST_LAST_LINE))
+        lines = file.read().split(b"\n")
+    return len(lines) > 1 and b'"event":"run_finished"' in lines[-2]
 
 
 def is_being_written(path: Path) -> bool:
@@ -282,6 +344,18 @@ class RunProgress:
     failed: dict[str, str] = field(default_factory=dict)
     failed_papers: dict[str, str] = field(default_factory=dict)
     """Why no device could embed them, by id."""
+    given_up: dict[str, str] = field(default_factory=dict)
+    """Shards that were not tried again, and why."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Shards that another process is at work on, and which."""
+    damages: list[str] = field(default_factory=list)
+    """What did not verify, and what was done about it."""
+    errors: ErrorPatterns = field(default_factory=ErrorPatterns)
+    """Everything that went wrong, folded by what it has in common."""
+    notices: list[str] = field(default_factory=list)
+    """What whoever watches should read as it happens; an error that repeats only now and then."""
+    process: ProcessId | None = None
+    """Whose end is the run's."""
     devices: dict[str, DeviceProgress] = field(default_factory=dict)
     facts: list[dict[str, Any]] = field(default_factory=list)
     """What is known of each device, once the run has taken them (`DevicesFound`)."""
@@ -309,11 +383,13 @@ class RunProgress:
         self.updated = line["time"]
 
     def _on_run_started(self, line: Mapping[str, Any]) -> None:
-        vars(self).update(vars(RunProgress()))  # a retry goes on in the same record, and counts what remained
+        # A retry goes on in the same record, and counts what remained; what was to be read is still to be read.
+        vars(self).update({**vars(RunProgress()), "notices": self.notices})
         self.run_id, self.state, self.started = line["run_id"], "running", line["time"]
         self.metadata_dir, self.model, self.store = line["metadata_dir"], line["model"], line["store"]
         self.shards, self.unchanged, self.papers = len(line["shards"]), line["unchanged"], line["papers"]
         self.devices = {name: DeviceProgress() for name in line["devices"]}
+        self.process = ProcessId(**line["process"]) if line.get("process") else None
 
     def _on_devices_found(self, line: Mapping[str, Any]) -> None:
         self.facts = line["devices"]
@@ -326,6 +402,7 @@ class RunProgress:
 
     def _on_shard_started(self, line: Mapping[str, Any]) -> None:
         self.shard = line["shard"]
+        self.left.pop(line["shard"], None)
         self._estimates.setdefault(line["shard"], line["records"])
 
     def _on_papers_read(self, line: Mapping[str, Any]) -> None:
@@ -353,9 +430,35 @@ class RunProgress:
         device.incidents[line["what"]] += 1
         if line["what"] in ("lost", "hung", "retired", "back"):
             device.trouble = "" if line["what"] == "back" else f"{line['what']}: {line['detail']}"
+        if kind := kind_of_incident(line["what"]):
+            self._meet(f"{line['what']}: {line['detail']}", kind, line, line["device"])
 
     def _on_paper_failed(self, line: Mapping[str, Any]) -> None:
         self.failed_papers[line["paper_id"]] = line["reason"]
+        self._meet(line["reason"], Kind.DATA, line, line["shard"])
+
+    def _on_error(self, line: Mapping[str, Any]) -> None:
+        pattern = self._meet(line["message"], Kind(line["kind"]), line, line["shard"])
+        if pattern.count < FEW:
+            shard = f"{line['shard']}: " if line["shard"] else ""
+            self.notices.append(f"{shard}{line['message']} ({line['kind']}: {line['action']})")
+
+    def _meet(self, message: str, kind: Kind, line: Mapping[str, Any], where: str) -> ErrorPattern:
+        pattern = self.errors.meet(message, kind, line["time"], where)
+        if pattern.is_worth_telling:
+            self.notices.append(f"{pattern.count} times: {pattern.signature} ({kind})")
+        return pattern
+
+    def _on_damage(self, line: Mapping[str, Any]) -> None:
+        self.damages.append(f"{line['checkpoint']}: {line['file']}: {line['reason']}; {line['remedy']}")
+        self.notices.append(f"damaged: {self.damages[-1]}")
+
+    def _on_shard_left(self, line: Mapping[str, Any]) -> None:
+        self.left[line["shard"]] = line["holder"]
+        self.notices.append(f"{line['shard']} is worked on by {line['holder']}: others first")
+
+    def _on_shard_given_up(self, line: Mapping[str, Any]) -> None:
+        self.given_up[line["shard"]] = f"{line['error']} (tried {line['attempts']} times)"
 
     def _on_shard_embedded(self, line: Mapping[str, Any]) -> None:
         embedded = self._done_in.get(line["shard"], 0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -14,47 +13,60 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
-from arxiv_embed.checkpoint.manifest import Manifest, Source
+from arxiv_embed.checkpoint.lock import Locked
+from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest, Source
+from arxiv_embed.checkpoint.quarantine import Damage
+from arxiv_embed.checkpoint.segments import Segments
 from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
-from arxiv_embed.embed import embed_shard, papers_table, rejects_table
+from arxiv_embed.embed import TextPool, embed_shard, papers_table, rejects_table
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.errors import ArxivEmbedError, FatalError
-from arxiv_embed.gpu.inventory import describe, inventory
-from arxiv_embed.gpu.lease import DeviceLeases
+from arxiv_embed.equipment import Equipment
+from arxiv_embed.error_patterns import ErrorPatterns
+from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind, masked, sentence
 from arxiv_embed.gpu.outcomes import BatchReport, Incident
-from arxiv_embed.gpu.pool import Pool
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard
 from arxiv_embed.plan import RunPlan, covers, embeddings_key, papers_key, plan_run, stored_identity
 from arxiv_embed.priority import parse_priority
+from arxiv_embed.processes import ProcessId
 from arxiv_embed.progress import (
     BatchDone,
+    DamageFound,
     DeviceIncident,
-    DevicesFound,
+    ErrorMet,
     Event,
     PaperFailed,
     PapersRead,
-    PoolReady,
     ProgressWriter,
     RunFinished,
     RunStarted,
     SegmentSaved,
     ShardEmbedded,
     ShardFailed,
+    ShardGivenUp,
+    ShardLeft,
     ShardStarted,
     ShardStored,
     progress_path,
 )
+from arxiv_embed.runs import note_as_last
 from arxiv_embed.settings import RunOptions, Settings
-from arxiv_embed.stores.protocol import PAPER_CHUNK, VectorStore, open_store
+from arxiv_embed.stores.protocol import PAPER_CHUNK, VectorStore
 from arxiv_embed.stores.rows import stored_rows
+
+Report = PapersRead | ShardEmbedded | ShardStored
+"""What a step says of its shard."""
+
+READER_WAIT_SECONDS = 600.0
+"""How long a run waits for another that reads the same shard."""
 
 
 class Run:
-    """A context manager: one run's open things. The pool starts with the first shard that needs it, on devices that are
-    this run's alone from then to its end; `tell` is then given a line about each.
+    """A context manager: one run's open things. `tell` is given a line for whoever watches, `on_damage` what did not
+    verify of a checkpoint; either may be called at any time.
 
-    A step looks at what the checkpoint store holds before it does anything, so a retried step repeats nothing.
+    A step looks at what the checkpoint store holds before it does anything, so a step that is tried again repeats
+    nothing.
     """
 
     def __init__(
@@ -63,25 +75,30 @@ class Run:
         settings: Settings,
         run_id: str,
         tell: Callable[[str], object] = lambda line: None,
+        on_damage: Callable[[Damage], object] = lambda damage: None,
     ) -> None:
         self.options = options
         self.run_id = run_id
         self.plan: RunPlan = plan_run(options, settings)
+        self.failed: dict[str, str] = {}
+        self.given_up: dict[str, str] = {}
+        self.left: dict[str, str] = {}
         self._settings = settings
         self._tell = tell
-        self._checkpoints = CheckpointStore(options.checkpoints)
+        self._on_damage = on_damage
+        self._checkpoints = CheckpointStore(options.checkpoints, self._damaged)
         self._progress = ProgressWriter(progress_path(settings, run_id))
         self._reader = ShardReader()
-        self._leases: DeviceLeases | None = None
-        self._pool: Pool | None = None
-        self._store: VectorStore | None = None
-        self._open = ExitStack()
+        self._equipment = Equipment(self.plan, options, settings, self._record, tell)
+        self._errors = ErrorPatterns()
+        self._open = contextlib.ExitStack()
+        self._claimed: set[str] = set()
+        self._begun_anew: set[str] = set()
         self._papers: tuple[str, Checkpoint] | None = None
         self._priority = parse_priority(options.priority)
         self._urgent_papers: dict[str, int] = {}
         self._uncovered: set[str] = set()
         self._begun = time.monotonic()
-        self.failed: dict[str, str] = {}
 
     @property
     def space(self) -> Space:
@@ -91,10 +108,12 @@ class Run:
         with disk_faults_as_sentences(self._settings.home):
             self._open.enter_context(self._progress)
         self._open.enter_context(self._reader)
+        self._open.enter_context(self._equipment)
         return self
 
     def start(self, shards: Sequence[str]) -> None:
         """Records what this run is about to do."""
+        note_as_last(self._settings, self.run_id)
         plans = [self.plan.of(key) for key in shards]
         embeds = [plan for plan in plans if plan.embed]
         self._record(
@@ -107,7 +126,8 @@ class Run:
                 model=self.plan.files.name,
                 space=self.space.fingerprint,
                 devices=[device.name for device in self.plan.devices],
-                store=self.options.store,
+                store=masked(self.options.store),
+                process=vars(ProcessId.of_run()),
             )
         )
 
@@ -115,8 +135,9 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._store is not None and (error is None or isinstance(error, Exception)):
-                self._finish_store(self._store)
+            store = self._equipment.opened_store
+            if store is not None and (error is None or isinstance(error, Exception)):
+                self._finish_store(store)
         except BaseException as fault:
             # What went wrong first is what is told; after a full disk, say, the store meets it again.
             if error is None:
@@ -137,19 +158,71 @@ class Run:
         store.finish(self.space)
 
     def _close(self, error: BaseException | None) -> None:
-        state = "failed" if error is not None or self.failed else "done"
+        state = "failed" if error is not None or self.failed or self.given_up else "done"
         if error is not None and not isinstance(error, Exception):
             state = "interrupted"
-        sentence = _sentence(error) if state == "failed" and error is not None else ""
+        why = sentence(error) if state == "failed" and error is not None else ""
         try:
-            self._record(RunFinished(state, sentence, time.monotonic() - self._begun))
+            self._record(RunFinished(state, why, time.monotonic() - self._begun))
         finally:
-            self._close_pool()
             self._open.close()
 
     def _record(self, event: Event) -> None:
         with disk_faults_as_sentences(self._settings.home):
             self._progress.write(event)
+
+    # -- what does not go as planned
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """Holds a shard of this space, from reading to storing; raises `Locked` where another process does."""
+        if key in self._claimed:
+            yield
+            return
+        with self._checkpoints.hold(embeddings_key(key, self.space)):
+            self._claimed.add(key)
+            self.left.pop(key, None)
+            try:
+                yield
+            finally:
+                self._claimed.discard(key)
+
+    def leave(self, key: str, refusal: Locked) -> None:
+        """Records that another process is at work on a shard."""
+        if key not in self.left:
+            self.left[key] = refusal.holder
+            self._record(ShardLeft(key, refusal.holder))
+            self._tell(f"{key} is worked on by {refusal.holder}: others first")
+
+    def give_up(self, key: str, attempts: int, error: str) -> None:
+        """Records that a shard is not tried, as it has failed too often before."""
+        self.given_up[key] = error
+        self._record(ShardGivenUp(key, attempts, error))
+        self._tell(f"{key} failed {attempts} times and is not tried again: {error}")
+
+    def met(self, key: str, error: Exception, kind: Kind, action: str) -> None:
+        """Records an error and what is done about it; one that repeats is told again now and then."""
+        message = sentence(error)
+        pattern = self._errors.meet(message, kind, time.time(), key)
+        self._tell(f"{key}: {message} ({kind}: {action})")
+        if pattern.is_worth_telling:
+            self._tell(f"{pattern.count} times: {pattern.signature} ({kind})")
+        with contextlib.suppress(FatalError):  # what is to be recorded may be that nothing can be
+            self._record(ErrorMet(key, kind, message, action))
+
+    def fail(self, key: str, error: BaseException) -> str:
+        """Records that a shard failed, and returns the sentence that says why."""
+        self.failed[key] = sentence(error)
+        self._record(ShardFailed(key, self.failed[key]))
+        return self.failed[key]
+
+    def _damaged(self, damage: Damage) -> None:
+        with contextlib.suppress(FatalError):
+            self._record(DamageFound(damage.checkpoint, damage.file, damage.reason, damage.remedy, damage.place))
+        self._tell(f"damaged: {damage.checkpoint}: {damage.file}: {damage.reason}; {damage.remedy}")
+        self._on_damage(damage)
+
+    # -- the steps
 
     def read(self, key: str) -> PapersRead:
         """Metadata → the checkpoint `papers`."""
@@ -157,7 +230,7 @@ class Run:
         shard = plan.shard
         begun = time.monotonic()
         self._record(ShardStarted(key, shard.records if plan.embed else 0))
-        with self._checkpoints.hold(papers_key(key)):
+        with self._checkpoints.hold(papers_key(key), READER_WAIT_SECONDS):
             held = self._checkpoints.load(papers_key(key))
             if held is None or self._is_to_be_redone(held) or not covers(held.manifest, shard):
                 held = self._read_source(shard)
@@ -219,12 +292,11 @@ class Run:
     def embed(self, key: str) -> ShardEmbedded:
         """The checkpoint `papers` → the checkpoint `embeddings`."""
         papers = self._load_papers(key)
-        target = embeddings_key(key, self.space)
-        with self._checkpoints.hold(target):
-            held = self._checkpoints.load(target)
+        with self.claim(key):
+            held = self._checkpoints.load(embeddings_key(key, self.space))
             if held is None or self._is_to_be_redone(held):
                 manifest = self._embed_papers(key, papers, None)
-            elif held.manifest.source.sha256 != papers.manifest.source.sha256:
+            elif held.manifest.source.sha256 != papers.manifest.source.sha256 or self._has_failures_to_retry(held):
                 manifest = self._embed_papers(key, papers, held)
             else:
                 manifest = held.manifest
@@ -236,12 +308,18 @@ class Run:
         self._record(report)
         return report
 
+    def _has_failures_to_retry(self, held: Checkpoint) -> bool:
+        failed = held.manifest.counts.get("failed", 0) > 0
+        return self.options.retry_failed and failed and held.manifest.run_id != self.run_id
+
     def _embed_papers(self, key: str, papers: Checkpoint, before: Checkpoint | None) -> Manifest:
         """Commits the papers' vectors; of the texts that `before` holds it takes those."""
         target = embeddings_key(key, self.space)
-        segments = self._checkpoints.segments(target)
-        if self.options.fresh and before is None:
+        segments = self._checkpoints.segments(target, papers.manifest.source.sha256)
+        if self.options.fresh and key not in self._begun_anew:
             segments.clear()
+            self._begun_anew.add(key)
+        finished = self._finished_before(target, segments)
         begun = time.monotonic()
         embedded_tokens = computed = 0
         memory: dict[str, int] = {}
@@ -257,9 +335,9 @@ class Run:
             self._record(DeviceIncident(key, **vars(incident)))
             self._tell(f"{incident.device} {incident.what}: {incident.detail}")
 
-        def pool() -> Pool:
+        def pool() -> TextPool:
             nonlocal begun
-            ready = self._ready_pool()
+            ready = self._equipment.pool()
             begun = time.monotonic()
             return ready
 
@@ -268,7 +346,7 @@ class Run:
                 papers.tables["papers"],
                 self.space.dimensions,
                 pool,
-                known=[before.tables["vectors"]] if before else [],
+                known=[before.tables["vectors"], *finished] if before else finished,
                 segments=segments,
                 urgent=self._urgent(papers) if self.options.priority else None,
                 on_batch=on_batch,
@@ -276,7 +354,7 @@ class Run:
                 on_incident=on_incident,
             )
         except BaseException:
-            self._close_pool()  # what its workers still answer is of this shard; the next one starts anew
+            self._equipment.close_pool()  # what its workers still answer is of this shard; the next one starts anew
             raise
         seconds = time.monotonic() - begun
         for failure in embedded.failures.to_pylist():
@@ -302,7 +380,7 @@ class Run:
             run_id=self.run_id,
             details={
                 "space": vars(self.space),
-                "dtype": self._pool.dtype if self._pool else (before.manifest.details["dtype"] if before else ""),
+                "dtype": self._equipment.dtype or (before.manifest.details["dtype"] if before else ""),
                 "devices": [device.name for device in self.plan.devices],
                 "seconds": round(seconds, 3),
                 "memory": memory,
@@ -311,10 +389,21 @@ class Run:
         segments.clear()
         return manifest
 
+    def _finished_before(self, target: CheckpointKey, segments: Segments) -> list[pa.Table]:
+        """What earlier attempts have finished of a shard; says what of it is gone on from, and why if not all is."""
+        finished = segments.tables()
+        if finished:
+            others = segments.from_other_sources
+            some = f", {others} of another content: papers whose text has changed start clean" if others else ""
+            self._tell(f"{target.shard}: goes on from {len(finished)} segments{some}")
+        elif elsewhere := self._checkpoints.unfinished_elsewhere(target):
+            self._tell(f"{target.shard}: starts clean, as its segments are of another space ({', '.join(elsewhere)})")
+        return finished
+
     def store(self, key: str) -> ShardStored:
         """Both checkpoints → rows of the vector store."""
         begun = time.monotonic()
-        rows, skipped = self._store_shard(self._opened_store(), key)
+        rows, skipped = self._store_shard(self._equipment.store(), key)
         report = ShardStored(key, rows, skipped, time.monotonic() - begun)
         self._record(report)
         return report
@@ -341,11 +430,10 @@ class Run:
         self._uncovered.discard(key)
         return rows, skipped
 
-    def fail(self, key: str, error: BaseException) -> str:
-        """Records that a shard failed, and returns the sentence that says why."""
-        self.failed[key] = _sentence(error)
-        self._record(ShardFailed(key, self.failed[key]))
-        return self.failed[key]
+    def manifest(self, asset: str, key: str) -> Manifest | None:
+        """What a shard's checkpoint says of itself; None for an asset that has none."""
+        keys = {"papers": papers_key(key), "embeddings": embeddings_key(key, self.space)}
+        return self._checkpoints.manifest(keys[asset]) if asset in keys else None
 
     def rejects(self, key: str) -> pa.Table:
         """The shard's rejects, of the schema `REJECTS`."""
@@ -358,43 +446,3 @@ class Run:
                 raise ArxivEmbedError(f"Shard '{key}' has no papers yet: materialize them first.")
             self._papers = (key, loaded)
         return self._papers[1]
-
-    def _ready_pool(self) -> Pool:
-        if self._pool is None:
-            self._lease_devices()
-            begun = time.monotonic()
-            pool = Pool(
-                self.plan.files,
-                self.space,
-                self.plan.devices,
-                dtype=self.options.dtype,
-                batch_size=self.options.batch_size,
-                production=self.options.production,
-                learned=self._settings.learned,
-            )
-            self._pool = pool.__enter__()
-            self._record(PoolReady(self._pool.dtype, time.monotonic() - begun))
-        return self._pool
-
-    def _lease_devices(self) -> None:
-        """Takes the devices until the run ends, also while the pool is started anew."""
-        if self._leases is None:
-            self._leases = self._open.enter_context(DeviceLeases(self.plan.devices, self._settings.leases))
-            found = inventory(self.plan.devices)
-            self._record(DevicesFound([asdict(facts) for facts in found]))
-            for facts in found:
-                self._tell(describe(facts))
-
-    def _close_pool(self) -> None:
-        if self._pool is not None:
-            self._pool.__exit__(None, None, None)
-            self._pool = None
-
-    def _opened_store(self) -> VectorStore:
-        if self._store is None:
-            self._store = self._open.enter_context(open_store(self.options.store, create=True))
-        return self._store
-
-
-def _sentence(error: BaseException) -> str:
-    return str(error) if isinstance(error, ArxivEmbedError) else f"{type(error).__name__}: {error}"

@@ -10,6 +10,7 @@ from pathlib import Path
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_SHARD_PAPERS = 20_000
 DEFAULT_BATCH_SIZE, MOST_BATCH_SIZE = 200, 256
+DEFAULT_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Settings:
     def leases(self) -> Path:
         """One locked file for each device that a run uses."""
         return self.home / "devices"
+
+    @property
+    def history(self) -> Path:
+        """One document for each store: what was done, what failed, how fast it went."""
+        return self.home / "history"
 
     @property
     def learned(self) -> Path:
@@ -107,3 +113,9 @@ class RunOptions:
     shard_papers: int = DEFAULT_SHARD_PAPERS
     priority: tuple[str, ...] = ()
     """What `parse_priority` takes, its paths absolute."""
+    attempts: int = DEFAULT_ATTEMPTS
+    """How often a shard is tried before it is given up."""
+    retry_failed: bool = False
+    """Whether shards and papers that were given up are tried again."""
+    wait_for_devices: bool = False
+    """Whether a run waits for devices that another has, or is refused."""

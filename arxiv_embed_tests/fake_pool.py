@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import arxiv_embed.embed
-import arxiv_embed.run
+import arxiv_embed.equipment
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, settings_from_environment
@@ -42,6 +42,8 @@ class FakePool:
         self.urgent: list[Sequence[bool] | None] = []
         self.open = 0
         self.fail_after: int | None = None
+        self.fail_on = ""
+        """A word: a call with a text that has it raises `fault` at once."""
         self.fault: BaseException = RuntimeError("the device fell over")
 
     def __call__(self, files: object, space: object, devices: object, **options: object) -> Self:
@@ -60,13 +62,17 @@ class FakePool:
         on_batch: Callable[[BatchReport], None] = lambda report: None,
         urgent: Sequence[bool] | None = None,
         on_incident: Callable[[Incident], None] = lambda incident: None,
+        on_tick: Callable[[], None] = lambda: None,
     ) -> Iterator[Outcome]:
         self.urgent.append(urgent)
+        if self.fail_on and any(self.fail_on in text for text in texts):
+            raise self.fault
         first = sorted(range(len(texts)), key=lambda index: not (urgent and urgent[index]))
         for done, index in enumerate(self.order or first):
             if done == self.fail_after:
                 raise self.fault
             time.sleep(self.delay)
+            on_tick()
             text = texts[index]
             if POISON in text:
                 on_incident(Incident("cpu:0", "lost", "its worker ended with exit code -11"))
@@ -100,7 +106,7 @@ def run_shards(options: RunOptions, home: Path, run_id: str, steps: Sequence[str
 def main(folder: str, home: str) -> None:
     """A run slow enough to be killed in the middle of a shard, every paper a segment."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(arxiv_embed.run, "Pool", FakePool(delay=0.02))
+    patch.setattr(arxiv_embed.equipment, "Pool", FakePool(delay=0.02))
     patch.setattr(arxiv_embed.embed, "SEGMENT_SECONDS", 0.0)
     options = RunOptions(Path(folder), f"{home}/store", Path(home) / "checkpoints", devices="cpu:1")
     run_shards(options, Path(home), "killed")

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import arxiv_embed.embed
+import arxiv_embed.equipment
 import arxiv_embed.plan
-import arxiv_embed.run
 from arxiv_embed.checkpoint.atomic import NoSpace
 from arxiv_embed.checkpoint.manifest import CheckpointKey
 from arxiv_embed.checkpoint.segments import Segments
@@ -116,7 +116,7 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     desk = Desk(tmp_path)
-    monkeypatch.setattr(arxiv_embed.run, "Pool", desk.pool)
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", desk.pool)
     monkeypatch.setattr(arxiv_embed.plan, "resolve_model", cache(resolve_model))  # it reads all the weights
     desk.put("a.jsonl", record("2401.00001"), record("2401.00002"), record("2401.00003"))
     return desk
@@ -390,7 +390,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_that_was_finished(
 ) -> None:
     with small_disk(tmp_path / "disk", 3) as disk:
         desk = Desk(disk)
-        monkeypatch.setattr(arxiv_embed.run, "Pool", desk.pool)
+        monkeypatch.setattr(arxiv_embed.equipment, "Pool", desk.pool)
         desk.put("a.jsonl", record("2401.00001"))
         desk.run()
         rows = desk.rows()
@@ -483,7 +483,8 @@ KEY = CheckpointKey("embeddings", "shard", "space")
 def embed(
     folder: Path, pool: FakePool, papers: pa.Table = PAPERS, known: Sequence[pa.Table] = ()
 ) -> arxiv_embed.embed.Embedded:
-    return embed_shard(papers, 8, lambda: pool, known=known, segments=Segments(folder, KEY))
+    segments = Segments(folder, KEY)
+    return embed_shard(papers, 8, lambda: pool, known=[*known, *segments.tables()], segments=segments)
 
 
 @given(order=st.permutations(range(6)), known=st.sets(st.integers(0, 5)), saved=st.sets(st.integers(0, 5)))
@@ -580,3 +581,107 @@ def test_a_shard_of_which_no_paper_can_be_embedded_fails(desk: Desk) -> None:
     with pytest.raises(ArxivEmbedError, match="None of 1 papers could be embedded: of the first, it ends the worker"):
         desk.run()
     assert desk.pending() == {"a.jsonl": ("embed", "store")}
+
+
+def test_a_paper_that_failed_is_tried_again_only_when_it_is_asked_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.put("a.jsonl", record("2401.00001"), record("2401.00002", "No more than poison."), record("2401.00003"))
+    desk.run()
+    monkeypatch.setattr("arxiv_embed_tests.fake_pool.POISON", "nothing of the sort")
+    assert desk.pending() == {}
+    assert desk.pending(retry_failed=True) == {"a.jsonl": ("embed", "store")}
+    assert desk.run(retry_failed=True) == ["2401.00002"]
+    assert sorted(desk.stored()) == ALL_A
+    assert desk.pending(retry_failed=True) == {}
+
+
+@pytest.fixture
+def half_done(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """Two of three papers are embedded, each a segment, when the run is interrupted."""
+    monkeypatch.setattr(arxiv_embed.embed, "SEGMENT_PAPERS", 1)
+    desk.pool.fail_after, desk.pool.fault = 2, KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        desk.run()
+    desk.pool.fail_after = None
+    assert len(desk.files("embeddings", "segments/s*.arrow")) == 2
+    return desk
+
+
+def told_by(desk: Desk, **options: Any) -> list[str]:
+    """What a run says while it embeds the shard."""
+    told: list[str] = []
+    with Run(replace(desk.options, **options), desk.settings, "telling", told.append) as run:
+        run.start(["a.jsonl"])
+        run.read("a.jsonl")
+        run.embed("a.jsonl")
+    return told
+
+
+def test_a_half_done_shard_is_gone_on_with_and_it_is_said(half_done: Desk) -> None:
+    before = len(half_done.pool.embedded)
+    assert "a.jsonl: goes on from 2 segments" in told_by(half_done)
+    assert len(half_done.pool.embedded) - before == 1
+
+
+def test_after_a_change_of_the_source_unchanged_papers_of_a_half_done_shard_are_kept(half_done: Desk) -> None:
+    half_done.put("a.jsonl", record("2401.00001", "This has changed."), record("2401.00002"), record("2401.00003"))
+    before = len(half_done.pool.embedded)
+    told = told_by(half_done)
+    reason = "2 of another content: papers whose text has changed start clean"
+    assert f"a.jsonl: goes on from 2 segments, {reason}" in told
+    assert len(half_done.pool.embedded) - before == 2
+    assert not half_done.files("embeddings", "segments")
+
+
+def test_in_another_space_a_half_done_shard_starts_clean_and_says_why(half_done: Desk) -> None:
+    before = len(half_done.pool.embedded)
+    told = told_by(half_done, chunker="whole")
+    reason = f"starts clean, as its segments are of another space ({half_done.space.fingerprint})"
+    assert f"a.jsonl: {reason}" in told
+    assert len(half_done.pool.embedded) - before == 3
+    assert len(half_done.files("embeddings", "segments/s*.arrow")) == 2  # they are gone on with in their own space
+
+
+def test_a_fresh_start_that_is_tried_again_in_its_run_goes_on_from_its_own_segments(
+    half_done: Desk,
+) -> None:
+    half_done.pool.fail_after, half_done.pool.fault = 1, RuntimeError("the device fell over")
+    before = len(half_done.pool.embedded)
+    with Run(replace(half_done.options, fresh=True), half_done.settings, "fresh") as run:
+        run.start(["a.jsonl"])
+        run.read("a.jsonl")
+        with pytest.raises(RuntimeError):
+            run.embed("a.jsonl")
+        half_done.pool.fail_after = None
+        run.embed("a.jsonl")
+    assert len(half_done.pool.embedded) - before == 3
+
+
+def test_many_finished_papers_become_a_segment_before_their_time_has_come(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arxiv_embed.embed, "SEGMENT_PAPERS", 2)
+    desk.put("a.jsonl", *(record(f"2401.0000{n}") for n in range(1, 6)))
+    desk.run()
+    assert [event["papers"] for event in desk.events("segment")] == [2, 2]
+
+
+def test_finished_papers_become_a_segment_in_time_though_no_more_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that takes long over its next batch keeps nothing at risk that is finished."""
+    monkeypatch.setattr(arxiv_embed.embed, "SEGMENT_SECONDS", 0.05)
+    saved: list[int] = []
+
+    class Slow(FakePool):
+        def encode(self, *arguments: Any, on_tick: Callable[[], None], **options: Any) -> Iterator[Any]:
+            for outcome in super().encode(*arguments, **options):
+                yield outcome
+                time.sleep(0.1)
+                on_tick()
+                assert sum(saved) == len(self.embedded)
+
+    segments = Segments(tmp_path, KEY)
+    embed_shard(PAPERS, 8, lambda: Slow(8), known=[], segments=segments, on_segment=saved.append)
+    assert sum(saved) == 6

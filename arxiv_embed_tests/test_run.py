@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import arxiv_embed.run
+import arxiv_embed.equipment
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts, cpu_model, describe
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
@@ -26,7 +26,7 @@ def options(small_folder: Path, settings: Settings) -> RunOptions:
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> FakePool:
     pool = FakePool()
-    monkeypatch.setattr(arxiv_embed.run, "Pool", pool)
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", pool)
     return pool
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from arxiv_embed.cli import checkpoint
 from arxiv_embed.cli.bench import bench
 from arxiv_embed.cli.demo import demo
 from arxiv_embed.cli.plan import plan
@@ -21,3 +22,4 @@ app = typer.Typer(
 )
 for command in (run, plan, status, search, demo, bench):
     app.command()(command)
+app.add_typer(checkpoint.app, name="checkpoint")

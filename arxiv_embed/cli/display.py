@@ -44,6 +44,8 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
+        self._noticed = 0
+
     def __enter__(self) -> LiveDisplay:
         self._live.start()
         return self
@@ -52,6 +54,9 @@ class LiveDisplay:
         self._live.stop()
 
     def show(self, progress: RunProgress) -> None:
+        for notice in progress.notices[self._noticed :]:
+            self.say(notice)
+        self._noticed = len(progress.notices)
         self._live.update(block(progress, time.time()), refresh=True)
 
     def say(self, line: str) -> None:
@@ -66,6 +71,7 @@ class PlainDisplay:
         self._clock = clock
         self._shown = (0, 0, False)
         self._devices_shown = False
+        self._noticed = 0
         self._last = clock()
 
     def __enter__(self) -> PlainDisplay:
@@ -78,6 +84,9 @@ class PlainDisplay:
             for facts in progress.facts:
                 self.say(describe(DeviceFacts(**facts)))
             self._devices_shown = True
+        for notice in progress.notices[self._noticed :]:
+            self.say(notice)
+        self._noticed = len(progress.notices)
         state = (progress.shards_done, len(progress.failed), progress.ready > 0)
         now = self._clock()
         if state != self._shown or (progress.ready and now - self._last >= LINE_SECONDS):

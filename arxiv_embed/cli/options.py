@@ -11,7 +11,14 @@ import typer
 
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.priority import FORMS, parse_priority
-from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, MOST_BATCH_SIZE, RunOptions, Settings
+from arxiv_embed.settings import (
+    DEFAULT_ATTEMPTS,
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_SHARD_PAPERS,
+    MOST_BATCH_SIZE,
+    RunOptions,
+    Settings,
+)
 
 MetadataDir = Annotated[
     Path | None,
@@ -27,8 +34,14 @@ Production = Annotated[
     typer.Option("--production/--standard", help="Batches by tokens, pulled by free devices; or fixed, round robin."),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume/--fresh", help="Do what is missing; or everything anew, old checkpoints as backup.")
+    bool | None,
+    typer.Option(
+        "--resume/--fresh",
+        help="Try what was given up too; or do all anew, the old as backup. [default: do what is missing]",
+        show_default=False,
+    ),
 ]
+Attempts = Annotated[int, typer.Option(min=1, help="How often a shard is tried, over all runs, then it is given up.")]
 Model = Annotated[
     str | None,
     typer.Option(help="Hugging Face name or folder. [default: all-MiniLM-L6-v2, or ARXIV_EMBED_MODEL]"),
@@ -71,7 +84,7 @@ def run_options(
     db_name: str | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
     production: bool = True,
-    resume: bool = True,
+    resume: bool | None = None,
     model: str | None = None,
     devices: str | None = None,
     dtype: str = "auto",
@@ -81,6 +94,7 @@ def run_options(
     limit: int | None = None,
     shard_papers: int = DEFAULT_SHARD_PAPERS,
     priority: Sequence[str] | None = None,
+    attempts: int = DEFAULT_ATTEMPTS,
 ) -> RunOptions:
     """Raises `ArxivEmbedError` where no metadata folder is named, and for a priority that makes no sense."""
     folder = metadata_dir or settings.metadata_dir
@@ -97,7 +111,9 @@ def run_options(
         max_tokens=max_tokens,
         batch_size=batch_size,
         production=production,
-        fresh=not resume,
+        fresh=resume is False,
+        retry_failed=resume is True,
+        attempts=attempts,
         limit=limit,
         shard_papers=shard_papers,
         priority=parse_priority(priority or ()).specs,

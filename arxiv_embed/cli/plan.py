@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -17,8 +17,15 @@ from arxiv_embed.cli.terminal import open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, plural, size
 from arxiv_embed.forecast import Forecast, forecast
 from arxiv_embed.gpu.inventory import DeviceFacts, describe, inventory
+from arxiv_embed.history import history_path, load_history
 from arxiv_embed.plan import RunPlan, plan_run
-from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, settings_from_environment
+from arxiv_embed.settings import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_SHARD_PAPERS,
+    RunOptions,
+    Settings,
+    settings_from_environment,
+)
 
 SHARDS_SHOWN = 20
 
@@ -28,7 +35,7 @@ def plan(
     db_name: ask.DbName = None,
     batch_size: ask.BatchSize = DEFAULT_BATCH_SIZE,
     production: ask.Production = True,
-    resume: ask.Resume = True,
+    resume: ask.Resume = None,
     model: ask.Model = None,
     devices: ask.Devices = None,
     dtype: ask.Dtype = "auto",
@@ -68,7 +75,10 @@ def plan(
     if as_json:
         typer.echo(json.dumps(_as_json(planned, expected, found, options.priority), indent=1))
     else:
-        show(planned, expected, found, options.priority, open_console())
+        console = open_console()
+        show(planned, expected, found, options.priority, console)
+        for line in failed_before(planned, options, settings):
+            say(console, line)
 
 
 def show(
@@ -112,6 +122,18 @@ def show(
     for name, fact in facts.items():
         grid.add_row(name, fact)
     console.print(grid)
+
+
+def failed_before(planned: RunPlan, options: RunOptions, settings: Settings) -> Iterator[str]:
+    """What the history says of pending shards that have failed already."""
+    history = load_history(history_path(settings, options.store), sets_aside=False)
+    failed = history.failed_files if history else {}
+    for shard in [plan.shard for plan in planned.pending if plan.shard.key in failed]:
+        failure = failed[shard.key]
+        if failure.signature != shard.signature:
+            continue
+        again = ": not tried again without --resume" if failure.given_up and not options.retry_failed else ""
+        yield f"{shard.key} has failed {failure.attempts} times ({failure.error}){again}"
 
 
 def _as_json(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from pathlib import Path
 
 import typer
@@ -17,7 +19,9 @@ from arxiv_embed.cli.wording import count, duration, plural
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.plan import RunPlan, plan_run
 from arxiv_embed.progress import DeviceProgress, RunProgress
+from arxiv_embed.runs import KilledRun, killed_runs
 from arxiv_embed.settings import (
+    DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
     DEFAULT_SHARD_PAPERS,
     RunOptions,
@@ -28,6 +32,7 @@ from arxiv_embed.settings import (
 LOOK_SECONDS = 0.2
 NAMES_SHOWN = 5
 FAILURES_SHOWN = 10
+LITTLE_SPACE = 1_000_000
 DONE, SOMETHING_FAILED, INTERRUPTED = 0, 1, 130
 
 
@@ -36,7 +41,7 @@ def run(
     db_name: ask.DbName = None,
     batch_size: ask.BatchSize = DEFAULT_BATCH_SIZE,
     production: ask.Production = True,
-    resume: ask.Resume = True,
+    resume: ask.Resume = None,
     model: ask.Model = None,
     devices: ask.Devices = None,
     dtype: ask.Dtype = "auto",
@@ -46,6 +51,7 @@ def run(
     limit: ask.Limit = None,
     shard_papers: ask.ShardPapers = DEFAULT_SHARD_PAPERS,
     priority: ask.Priority = None,
+    attempts: ask.Attempts = DEFAULT_ATTEMPTS,
 ) -> None:
     """Embed what a metadata folder holds and the store does not.
 
@@ -74,6 +80,7 @@ def run(
         limit=limit,
         shard_papers=shard_papers,
         priority=priority,
+        attempts=attempts,
     )
     raise typer.Exit(embed_folder(options, settings, open_console()))
 
@@ -82,8 +89,16 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
     """Plans, launches, shows and sums up a run; returns the exit code. Raises `ArxivEmbedError` where it cannot
     begin."""
     plan = plan_run(options, settings)
+    before = list(killed_runs(settings))
+    for gone in before:
+        say(console, _was_killed(gone))
     if not plan.pending:
+        if before:
+            _tell_dagster(settings)
         say(console, f"Nothing to do: {_all_unchanged(plan)}; {options.store} holds them.")
+        if plan.failed_papers:
+            failed = plural(plan.failed_papers, "paper")
+            say(console, f"{failed} failed before (`arxiv-embed status --failures`): --resume tries them again")
         return DONE
     say(console, _intention(plan, options))
     if plan.passed_over:
@@ -103,15 +118,24 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
         complain(f"The run's process was killed by signal {number} after {_done(progress)}: {again} to go on.")
         return SOMETHING_FAILED
     if not progress.started or progress.error:
-        return _stopped(launched, progress)
+        return _stopped(launched, progress, settings)
     say(console, summary(progress))
     if options.priority and progress.shards and not progress.urgent:
         say(console, f"--priority {', '.join(map(printable, options.priority))} marked no paper of these shards")
     for space in held_by_store(options.store)[:1]:
         say(console, f"{shown(options.store)} holds {plural(space.papers, 'paper')}, {plural(space.rows, 'row')}")
-    if launched.exit_code == SOMETHING_FAILED and not progress.failed:
-        complain(f"The rows are stored, but Dagster could not be told ({launched.last_words()}): see {launched.log}.")
+    if launched.exit_code == SOMETHING_FAILED and not progress.failed and not progress.given_up:
+        why = _no_space(settings) or f"{launched.last_words()}: see {launched.log}"
+        complain(f"The rows are stored, but Dagster could not be told: {why}")
     return SOMETHING_FAILED if launched.exit_code == SOMETHING_FAILED or progress.failed_papers else DONE
+
+
+def _was_killed(gone: KilledRun) -> str:
+    progress = gone.progress
+    if not progress.started:
+        return f"The run {gone.run_id} was killed before it had begun."
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(progress.started))
+    return f"The run begun {began} was killed after {_done(progress)}: what it had saved is gone on from."
 
 
 def _follow(launched: LaunchedRun, console: Console) -> bool:
@@ -167,7 +191,7 @@ def summary(progress: RunProgress) -> str:
     tokens = progress.tokens
     seconds = progress.embedding_seconds
     speed = f": {embedded / seconds:.1f} papers/s, {count(tokens / seconds)} tokens/s" if embedded and seconds else ""
-    if progress.shards == 0:
+    if progress.shards == 0 and not progress.given_up:
         return "Nothing was left to do: another run has done it meanwhile"
     lines = [f"{plural(embedded, 'paper')} embedded in {duration(seconds)}{speed}"]
     if progress.papers_reused:
@@ -198,6 +222,11 @@ def summary(progress: RunProgress) -> str:
         lines.append(f"… {count(len(progress.failed_papers))} papers failed: see `arxiv-embed status --failures`")
     for shard, error in progress.failed.items():
         lines.append(f"failed: {shard}: {error}")
+    for shard, error in progress.given_up.items():
+        lines.append(f"not tried again: {shard}: {error}: --resume tries it")
+    for shard, holder in progress.left.items():
+        lines.append(f"left to {holder}: {shard}")
+    lines += [f"damaged: {damage}" for damage in progress.damages]
     return "\n".join(lines)
 
 
@@ -207,9 +236,17 @@ def incidents(device: DeviceProgress) -> str:
     return f"{happened}; now {device.trouble}" if device.trouble else happened
 
 
-def _stopped(launched: LaunchedRun, progress: RunProgress) -> int:
+def _no_space(settings: Settings) -> str:
+    """A sentence where the home's disk is full: then not even the log says so."""
+    if not settings.home.exists() or shutil.disk_usage(settings.home).free >= LITTLE_SPACE:
+        return ""
+    return f"No space is left in {settings.home}: free some and run the same command again; what was finished is saved."
+
+
+def _stopped(launched: LaunchedRun, progress: RunProgress, settings: Settings) -> int:
     """A run that could not go on: bad input where nothing was done yet."""
-    why = progress.error or f"The run could not begin ({launched.last_words()}): see {launched.log}."
+    why = progress.error or _no_space(settings)
+    why = why or f"The run could not begin ({launched.last_words()}): see {launched.log}."
     if not progress.ready:
         raise ArxivEmbedError(why)
     complain(why)
@@ -218,7 +255,7 @@ def _stopped(launched: LaunchedRun, progress: RunProgress) -> int:
 
 def _tell_dagster(settings: Settings) -> None:
     from arxiv_embed.pipeline.instance import open_instance
-    from arxiv_embed.pipeline.launch import report_killed_runs
+    from arxiv_embed.pipeline.killed import report_killed_runs
 
     with open_instance(settings) as instance:
-        report_killed_runs(instance, settings)
+        report_killed_runs(instance, settings, tell=lambda line: None)

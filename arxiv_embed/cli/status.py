@@ -6,22 +6,25 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
 from arxiv_embed.checkpoint.manifest import Manifest
+from arxiv_embed.checkpoint.quarantine import Damage
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.cli.wording import count, duration, plural
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.progress import ProgressReader, RunProgress, is_being_written
+from arxiv_embed.progress import RunProgress
+from arxiv_embed.runs import last_run
 from arxiv_embed.settings import Settings, settings_from_environment
 from arxiv_embed.stores.protocol import StoreError, open_store
+
+DAMAGES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,14 @@ def status(
     checkpoints = CheckpointStore(checkpoint_dir.expanduser().absolute() if checkpoint_dir else settings.checkpoints)
     url = ask.store_url(db_name, settings)
     last = last_run(settings)
-    read = read_shards(checkpoints)
+    read = of_asset(checkpoints, "papers")
     held = held_by_store(url)
+    damages = checkpoints.quarantined()
+    unembedded = sum(manifest.counts.get("failed", 0) for manifest in of_asset(checkpoints, "embeddings"))
     rejected = rejected_records(checkpoints, read) if rejects else None
     failed = failed_papers(checkpoints) if failures else None
     if as_json:
-        shown = _as_json(settings, url, last, read, held, rejected, failed)
+        shown = _as_json(settings, url, last, read, held, damages, rejected, failed)
         typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
         return
     console = open_console()
@@ -65,9 +70,17 @@ def status(
     for space in held:
         grid.add_row("", _described(space))
     grid.add_row("last run", _outcome(last) if last else "none yet")
+    if unembedded:
+        grid.add_row("failed", f"{plural(unembedded, 'paper')}: --failures lists them, `run --resume` tries them again")
+    if damages:
+        grid.add_row("quarantine", f"{plural(len(damages), 'damaged file')} set aside, the newest first:")
     console.print(grid)
     for shard, error in last.failed.items() if last else ():
         say(console, f"failed: {shard}: {error}")
+    for shard, error in last.given_up.items() if last else ():
+        say(console, f"not tried again: {shard}: {error}: `arxiv-embed run --resume` tries it")
+    for damage in damages[:DAMAGES_SHOWN]:
+        say(console, str(damage))
     for record in rejected or ():
         place = f"{record['file']}, {record['position']}"
         say(console, f"{place}: {record['reason']}: {record['excerpt']}")
@@ -75,31 +88,10 @@ def status(
         say(console, f"{paper['shard']}, {paper['paper_id']}: {paper['reason']}")
 
 
-def last_run(settings: Settings) -> RunProgress | None:
-    """The run that was begun last, its state "killed" where its process is gone without a word."""
-    begun = sorted(settings.runs.glob("*/progress.jsonl"), key=_begun)
-    if not begun:
-        return None
-    record = begun[-1]
-    progress = ProgressReader(record).poll()
-    if progress.state in ("starting", "running") and not is_being_written(record):
-        progress.state = "killed"
-    return progress
-
-
-def _begun(record: Path) -> float:
-    with record.open() as file:
-        first = file.readline()
-    try:
-        return float(json.loads(first)["time"])
-    except (ValueError, KeyError):  # cut off by a full disk
-        return 0.0
-
-
-def read_shards(checkpoints: CheckpointStore) -> list[Manifest]:
-    """The manifests of every shard that was read."""
+def of_asset(checkpoints: CheckpointStore, asset: str) -> list[Manifest]:
+    """The manifests of all of an asset's shards."""
     keys = checkpoints.keys()
-    manifests = (checkpoints.manifest(key) for key in keys if key.asset == "papers")
+    manifests = (checkpoints.manifest(key) for key in keys if key.asset == asset)
     return [manifest for manifest in manifests if manifest is not None]
 
 
@@ -131,13 +123,10 @@ def rejected_records(checkpoints: CheckpointStore, read: Sequence[Manifest]) -> 
 def failed_papers(checkpoints: CheckpointStore) -> list[dict[str, str]]:
     """Every paper that no device could embed: shard, space, id, reason."""
     found: list[dict[str, str]] = []
-    keys = checkpoints.keys()
-    for key in keys:
-        manifest = checkpoints.manifest(key) if key.asset == "embeddings" else None
-        if manifest is not None and manifest.counts.get("failed"):
-            loaded = checkpoints.load(key)
-            rows = loaded.tables["failures"].to_pylist() if loaded else []
-            found.extend({"shard": key.shard, "space": key.space, **row} for row in rows)
+    for manifest in of_asset(checkpoints, "embeddings"):
+        loaded = checkpoints.load(manifest.key) if manifest.counts.get("failed", 0) else None
+        rows = loaded.tables["failures"].to_pylist() if loaded else []
+        found.extend({"shard": manifest.key.shard, "space": manifest.key.space, **row} for row in rows)
     return found
 
 
@@ -178,6 +167,7 @@ def _as_json(
     last: RunProgress | None,
     read: Sequence[Manifest],
     held: list[Held],
+    damages: list[Damage],
     rejected: list[dict[str, str]] | None,
     failed: list[dict[str, str]] | None,
 ) -> dict[str, Any]:
@@ -193,6 +183,9 @@ def _as_json(
         "papers_done": last.papers_done,
         "failed": last.failed,
         "failed_papers": last.failed_papers,
+        "given_up": last.given_up,
+        "left": last.left,
+        "errors": last.errors.to_json(),
     }
     return {
         "home": str(settings.home),
@@ -209,6 +202,7 @@ def _as_json(
             for h in held
         ],
         "last_run": run,
+        "quarantine": [asdict(damage) for damage in damages],
         **({"rejects": rejected} if rejected is not None else {}),
         **({"failures": failed} if failed is not None else {}),
     }

@@ -27,6 +27,9 @@ from arxiv_embed.gpu.process import STOP_SECONDS, WORKER
 from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, NotReady, OutOfMemory, Setup, receive
 from arxiv_embed.settings import DEFAULT_BATCH_SIZE
 
+TICK_SECONDS = 1.0
+"""Whoever takes the papers is called at least this often, so that what is finished can be saved in time."""
+
 HUNGRY_SECONDS = 0.005
 """A finished tokenization wakes nobody: a device that has room looks again this soon."""
 
@@ -155,19 +158,22 @@ class Pool:
         on_batch: Callable[[BatchReport], None] = lambda report: None,
         urgent: Sequence[bool] | None = None,
         on_incident: Callable[[Incident], None] = lambda incident: None,
+        on_tick: Callable[[], None] = lambda: None,
     ) -> Iterator[Outcome]:
         """Embeds the text of every paper once; they come back in the order they finish, those first that are `urgent`.
 
         A paper that no device could embed comes back with the reason. Raises `NoDeviceLeft` where no device is of use
-        any more; what was yielded before stands. Closed before its end, it leaves the pool ready for the next call.
+        any more; what was yielded before stands. `on_tick` is called every `TICK_SECONDS` at least.
+        Closed before its end, it leaves the pool ready for the next call.
         """
-        return self.encode_tokenized(tokenized(self._tokenizer, texts, urgent), on_batch, on_incident)
+        return self.encode_tokenized(tokenized(self._tokenizer, texts, urgent), on_batch, on_incident, on_tick)
 
     def encode_tokenized(
         self,
         tokenized: Iterator[Piece],
         on_batch: Callable[[BatchReport], None] = lambda report: None,
         on_incident: Callable[[Incident], None] = lambda incident: None,
+        on_tick: Callable[[], None] = lambda: None,
     ) -> Iterator[Outcome]:
         """The same for papers that are tokenized already, or are while this goes on."""
         planner: Planner = TokenPlanner(self._batch_size) if self._production else FixedPlanner(self._batch_size)
@@ -176,6 +182,7 @@ class Pool:
         try:
             with Backlog(tokenized) as backlog:
                 while True:
+                    on_tick()
                     while planner.wants() and (piece := backlog.take()) is not None:
                         planner.add(*piece)
                     planner.ended = backlog.finished
@@ -256,7 +263,7 @@ class Pool:
         due = [lane.until for lane in self._lanes if lane.state is not State.READY]
         due += [lane.deadline for lane in self._lanes if lane.state is State.READY and lane.sent]
         connections = {lane.worker.connection: lane for lane in self._lanes if lane.worker is not None}
-        seconds = min(due, default=now + self._patience.look) - now
+        seconds = min(min(due, default=now + self._patience.look) - now, TICK_SECONDS)
         if planner.waiting or not planner.ended:
             seconds = min(seconds, self._patience.look)
         if not planner.ended and any(lane.has_room for lane in self._lanes):

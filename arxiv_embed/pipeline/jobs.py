@@ -1,10 +1,11 @@
 """The jobs: `embed_shards` over chosen partitions, `embed_pending` over whatever remains."""
 
-from dagster import OpExecutionContext, define_asset_job, job, op
+from dagster import JobDefinition, OpExecutionContext, define_asset_job, job, op
 
-from arxiv_embed.pipeline.assets import POOL, embed, embedded_metadata
+from arxiv_embed.pipeline.assets import POOL, embedded_metadata
 from arxiv_embed.pipeline.partitions import register_shards
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
+from arxiv_embed.pipeline.work import embed
 from arxiv_embed.run import Run
 
 embed_shards = define_asset_job(
@@ -12,19 +13,26 @@ embed_shards = define_asset_job(
 )
 
 
-@op(pool=POOL)
-def embed_what_remains(context: OpExecutionContext, embedding: EmbeddingResource, gpus: GpuResource) -> None:
-    """Finds the shards, registers them as partitions, and does what is missing."""
+def job_of_what_remains(pool: str | None) -> JobDefinition:
+    """The job `embed_pending`, whose step waits for a slot of `pool` where one is given."""
 
-    def pending(run: Run) -> list[str]:
-        register_shards(context.instance, [plan.shard.key for plan in run.plan.shards])
-        keys = [plan.shard.key for plan in run.plan.pending]
-        context.log.info(f"{len(keys)} of {len(run.plan.shards)} shards have work to do")
-        return keys
+    @op(pool=pool)
+    def embed_what_remains(context: OpExecutionContext, embedding: EmbeddingResource, gpus: GpuResource) -> None:
+        """Finds the shards, registers them as partitions, and does what is missing."""
 
-    embed(context, embedding, gpus, pending)
+        def pending(run: Run) -> list[str]:
+            register_shards(context.instance, [plan.shard.key for plan in run.plan.shards])
+            keys = [plan.shard.key for plan in run.plan.pending]
+            context.log.info(f"{len(keys)} of {len(run.plan.shards)} shards have work to do")
+            return keys
+
+        embed(context, embedding, gpus, pending, finds=True)
+
+    @job(description="Finds what is new in the metadata folder and embeds it.")
+    def embed_pending() -> None:
+        embed_what_remains()
+
+    return embed_pending
 
 
-@job(description="Finds what is new in the metadata folder and embeds it.")
-def embed_pending() -> None:
-    embed_what_remains()
+embed_pending = job_of_what_remains(POOL)

@@ -11,19 +11,15 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from arxiv_embed.checkpoint.lock import FileLock, Locked
+from arxiv_embed.errors import sentence
+from arxiv_embed.runs import ended_orderly, hold_run
 from arxiv_embed.settings import RunOptions, Settings, settings_from_environment
 
-if TYPE_CHECKING:
-    from dagster import DagsterInstance
-
 JOB = "embed_pending"
-LOCK = "process.lock"
-DEFINITIONS = "arxiv_embed.definitions"
 SUCCEEDED, FAILED, INTERRUPTED = 0, 1, 130
 
 
@@ -51,29 +47,43 @@ def main() -> int:
     """Runs the job in this process; returns the exit code."""
     request = LaunchRequest.from_line(sys.stdin.buffer.readline())
     threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
-    from dagster._core.definitions.reconstruct import ReconstructableRepository
+    settings = settings_from_environment()
+    with hold_run(settings, request.run_id):
+        try:
+            return _execute(request, settings)
+        except Exception as error:  # noqa: BLE001 - the process ends here
+            traceback.print_exc()
+            print(sentence(error), file=sys.stderr)  # the last line is what the command shows
+            return FAILED
+        finally:
+            ended_orderly(settings, request.run_id)
+
+
+def _execute(request: LaunchRequest, settings: Settings) -> int:
+    from dagster import Definitions
+    from dagster._core.definitions.job_base import InMemoryJob
     from dagster._core.errors import DagsterExecutionInterruptedError
     from dagster._core.execution.api import execute_run
 
     from arxiv_embed.pipeline.instance import open_instance
-    from arxiv_embed.pipeline.resources import resource_config
+    from arxiv_embed.pipeline.jobs import job_of_what_remains
+    from arxiv_embed.pipeline.reporter import patiently
+    from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource, resource_config
 
-    repository = ReconstructableRepository.for_module(DEFINITIONS, "defs")
-    job = repository.get_reconstructable_job(JOB)
-    settings = settings_from_environment()
-    with _lock(settings, request.run_id), open_instance(settings) as instance:
-        report_killed_runs(instance, settings)
+    # No pool: a run of the command line is refused at once where its devices are taken, and never waits for a slot.
+    resources = {"embedding": EmbeddingResource.configure_at_launch(), "gpus": GpuResource.configure_at_launch()}
+    job = Definitions(jobs=[job_of_what_remains(pool=None)], resources=resources).resolve_job_def(JOB)
+    with patiently(lambda: open_instance(settings)) as instance:
         run = instance.create_run_for_job(
-            job.get_definition(),
+            job,
             run_id=request.run_id,
             run_config={
                 "execution": {"config": {"in_process": {}}},
                 "resources": resource_config(request.options),
             },
-            job_code_origin=job.get_python_origin(),
         )
         try:
-            return SUCCEEDED if execute_run(job, run, instance).success else FAILED
+            return SUCCEEDED if execute_run(InMemoryJob(job), run, instance).success else FAILED
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             return INTERRUPTED
 
@@ -82,26 +92,6 @@ def _interrupt_at_end_of_input() -> None:
     while os.read(sys.stdin.fileno(), 1):  # unbuffered: a lock held at the interpreter's end would be fatal
         pass
     os.kill(os.getpid(), signal.SIGINT)
-
-
-def report_killed_runs(instance: DagsterInstance, settings: Settings) -> None:
-    """Tells Dagster which launched runs are gone without a word, and takes back the pool's slots that they held."""
-    from dagster import DagsterRunStatus, RunsFilter
-
-    for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTING, DagsterRunStatus.STARTED])):
-        if not (settings.runs / run.run_id / LOCK).exists():
-            continue  # launched by Dagster itself, which watches over its own
-        try:
-            with _lock(settings, run.run_id):
-                instance.report_run_failed(run, "The process of this run was killed.")
-                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        except Locked:
-            continue
-
-
-def _lock(settings: Settings, run_id: str) -> FileLock:
-    """Held by a launched run while its process lives."""
-    return FileLock(settings.runs / run_id / LOCK, f"Run {run_id}")
 
 
 if __name__ == "__main__":

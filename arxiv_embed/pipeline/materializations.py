@@ -5,11 +5,8 @@ from __future__ import annotations
 from dagster import AssetMaterialization, MetadataValue, TableRecord
 from dagster._core.definitions.metadata import RawMetadataMapping
 
-from arxiv_embed.progress import PapersRead, ShardEmbedded, ShardStored
-from arxiv_embed.run import Run
-
-Report = PapersRead | ShardEmbedded | ShardStored
-"""What a step says of its shard."""
+from arxiv_embed.progress import PapersRead, ShardEmbedded
+from arxiv_embed.run import Report, Run
 
 REJECTS_SHOWN = 20
 

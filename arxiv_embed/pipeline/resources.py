@@ -13,7 +13,14 @@ from pydantic import Field
 
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.priority import FORMS, parse_priority
-from arxiv_embed.settings import DEFAULT_BATCH_SIZE, DEFAULT_SHARD_PAPERS, MOST_BATCH_SIZE, RunOptions, Settings
+from arxiv_embed.settings import (
+    DEFAULT_ATTEMPTS,
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_SHARD_PAPERS,
+    MOST_BATCH_SIZE,
+    RunOptions,
+    Settings,
+)
 
 _FROM = "by default the environment's {}"
 
@@ -33,6 +40,7 @@ class GpuResource(ConfigurableResource):  # type: ignore[type-arg]
         description="True: batches by tokens and memory, for whichever device is done first; "
         "False: fixed batches, dealt round robin",
     )
+    wait: bool = Field(default=True, description="Wait for devices that another run has; False: fail at once")
 
 
 class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
@@ -51,6 +59,8 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     fresh: bool = Field(default=False, description="Do everything again; old checkpoints stay as backup")
     limit: int | None = Field(default=None, ge=1, description="Embed so many papers and no more")
     shard_papers: int = Field(default=DEFAULT_SHARD_PAPERS, ge=1, description="Papers of a shard at most")
+    attempts: int = Field(default=DEFAULT_ATTEMPTS, ge=1, description="How often a shard is tried, then it is given up")
+    retry_failed: bool = Field(default=False, description="Try again what was given up, shards and papers")
     priority: list[str] = Field(default=[], description=f"Papers to take first, marked by any of: {FORMS}")
 
     def options(self, gpus: GpuResource, settings: Settings) -> RunOptions:
@@ -63,9 +73,7 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
         return RunOptions(
             metadata_dir=folder,
             store=self.store or settings.store,
-            checkpoints=Path(self.checkpoint_dir).expanduser().absolute()
-            if self.checkpoint_dir
-            else settings.checkpoints,
+            checkpoints=self.checkpoints(settings),
             model=self.model or settings.model,
             devices=gpus.devices or settings.devices,
             dtype=gpus.dtype,
@@ -77,7 +85,14 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             limit=self.limit,
             shard_papers=self.shard_papers,
             priority=parse_priority(self.priority).specs,
+            attempts=self.attempts,
+            retry_failed=self.retry_failed,
+            wait_for_devices=gpus.wait,
         )
+
+    def checkpoints(self, settings: Settings) -> Path:
+        """The folder of checkpoints."""
+        return Path(self.checkpoint_dir).expanduser().absolute() if self.checkpoint_dir else settings.checkpoints
 
 
 def resource_config(options: RunOptions) -> dict[str, object]:
@@ -87,6 +102,7 @@ def resource_config(options: RunOptions) -> dict[str, object]:
         "dtype": options.dtype,
         "batch_size": options.batch_size,
         "production": options.production,
+        "wait": options.wait_for_devices,
     }
     embedding = {
         "metadata_dir": str(options.metadata_dir),
@@ -97,6 +113,8 @@ def resource_config(options: RunOptions) -> dict[str, object]:
         "fresh": options.fresh,
         "shard_papers": options.shard_papers,
         "priority": list(options.priority),
+        "attempts": options.attempts,
+        "retry_failed": options.retry_failed,
         **({} if options.max_tokens is None else {"max_tokens": options.max_tokens}),
         **({} if options.limit is None else {"limit": options.limit}),
     }

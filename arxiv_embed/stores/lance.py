@@ -21,7 +21,7 @@ from lancedb.query import MultiMatchQuery
 from arxiv_embed.checkpoint.atomic import NoSpace, disk_faults_as_sentences
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.stores.protocol import PAPER_CHUNK, Filters, Match, StoredPaper, StoreError, WriteReport
+from arxiv_embed.stores.protocol import PAPER_CHUNK, Filters, Match, StoreAway, StoredPaper, StoreError, WriteReport
 from arxiv_embed.stores.rows import row_schema
 
 TEXT_COLUMNS = ("title", "abstract")
@@ -68,6 +68,7 @@ class LanceStore:
         self._database = lancedb.connect(folder)
         self._tables: dict[str, Any] = {}
         self._writes = 0
+        self._was_there = self.is_at(folder)
 
     @staticmethod
     def is_at(folder: Path) -> bool:
@@ -208,13 +209,16 @@ class LanceStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Two writers that merge the same new keys at once leave duplicates: so there is one."""
+        self._check_it_is_there()
         lock = FileLock(self._folder / "writer.lock", f"The store {self._folder}", WRITER_WAIT_SECONDS)
         with lock, disk_faults_as_sentences(self._folder):
             for table in self._tables.values():
                 table.checkout_latest()
             try:
                 yield
+                self._was_there = True
             except (OSError, RuntimeError) as error:
+                self._check_it_is_there()
                 if "No space left" in str(error):
                     raise NoSpace(
                         f"No space is left in {self._folder}: free some and run the same command again; "
@@ -241,7 +245,13 @@ class LanceStore:
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:
+            self._check_it_is_there()
             raise self._fault("read", error) from error
+
+    def _check_it_is_there(self) -> None:
+        """A folder that is gone is not begun anew: it may be a disk that comes back."""
+        if self._was_there and not self.is_at(self._folder):
+            raise StoreAway(self.url)
 
     def _fault(self, what: str, error: Exception) -> StoreError:
         # Lance ends its messages with the place in its own source.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.errors import FatalError
+from arxiv_embed.errors import FatalError, Kind
 
 PAPER_CHUNK = -1
 """The chunk index of a whole paper's row, the one that carries title, authors and abstract."""
@@ -24,6 +24,18 @@ PAPER_CHUNK = -1
 
 class StoreError(FatalError):
     """The store cannot do what was asked; the message says what to do."""
+
+
+class StoreAway(StoreError):
+    """A store that was there is not, for the moment perhaps."""
+
+    kind = Kind.TRANSIENT
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"The store {url} was there and is gone: put it back and run the same command again; what was finished is "
+            "saved."
+        )
 
 
 @dataclass(frozen=True)

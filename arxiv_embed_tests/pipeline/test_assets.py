@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from dagster import DagsterInstance
 
+import arxiv_embed.equipment
 import arxiv_embed.run
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import resolve_model
@@ -54,17 +55,6 @@ def test_a_range_of_shards_is_embedded_and_told_shard_by_shard(options: RunOptio
         papers_stored, rows = store.count(space.fingerprint)
     assert papers_stored == 11
     assert rows == sum(latest_metadata(instance, "vector_store", shard)["rows"] for shard in SHARDS)
-
-
-def test_a_shard_that_fails_leaves_its_neighbours_alone(options: RunOptions, instance: DagsterInstance) -> None:
-    space = space_of(resolve_model(options.model), options.chunker, options.max_tokens)
-    with CheckpointStore(options.checkpoints).hold(embeddings_key("first.jsonl", space)):
-        result = execute("embed_pending", options, instance)
-    assert not result.success
-    assert materialized(instance, "vector_store") == {"second.jsonl"}
-    failure = result.failure_data_for_node("embed_what_remains")
-    assert failure is not None
-    assert "Shard first.jsonl is in use by process" in str(failure.error)
 
 
 def test_what_is_done_is_not_done_again(options: RunOptions, instance: DagsterInstance) -> None:
@@ -115,7 +105,7 @@ IN_SECOND = "ids:0704.0007,0704.0010"
 def pool(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> FakePool:
     space = space_of(resolve_model(options.model), options.chunker, options.max_tokens)
     pool = FakePool(space.dimensions)
-    monkeypatch.setattr(arxiv_embed.run, "Pool", pool)
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", pool)
     return pool
 
 
@@ -153,17 +143,26 @@ def test_without_a_priority_each_shard_is_done_before_the_next_is_read(
     assert "urgent papers" not in latest_metadata(instance, "papers", SHARDS[0])
 
 
-@pytest.mark.parametrize("asset", ["papers", "embeddings"])
-def test_with_a_priority_a_shard_that_fails_still_leaves_its_neighbours_alone(
-    options: RunOptions, instance: DagsterInstance, settings: Settings, pool: FakePool, asset: str
+@pytest.mark.usefixtures("pool")
+def test_with_a_priority_a_shard_that_cannot_be_read_leaves_its_neighbours_alone(
+    options: RunOptions, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = space_of(resolve_model(options.model), options.chunker, options.max_tokens)
-    key = papers_key("second.jsonl") if asset == "papers" else embeddings_key("second.jsonl", space)
-    with CheckpointStore(options.checkpoints).hold(key):
-        result = execute("embed_pending", replace(options, priority=(IN_SECOND,)), instance)
+    monkeypatch.setattr(arxiv_embed.run, "READER_WAIT_SECONDS", 0.0)
+    with CheckpointStore(options.checkpoints).hold(papers_key("second.jsonl")):
+        result = execute("embed_pending", replace(options, attempts=1, priority=(IN_SECOND,)), instance)
     assert not result.success
     assert materialized(instance, "vector_store") == {"first.jsonl"}
     assert materialized(instance, "embeddings") == {"first.jsonl"}
+
+
+def test_with_a_priority_a_shard_that_fails_leaves_its_neighbours_alone(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool
+) -> None:
+    pool.fail_on = "Numerical solution of shock"
+    result = execute("embed_pending", replace(options, attempts=1, priority=(IN_SECOND,)), instance)
+    assert not result.success
+    assert materialized(instance, "vector_store") == {"first.jsonl"}
+    assert materialized(instance, "papers") == set(SHARDS)
 
 
 def test_with_a_priority_assets_can_be_materialized_one_after_the_other(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dagster import DagsterEventType, DagsterInstance
 
-import arxiv_embed.run
+import arxiv_embed.equipment
 from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.gpu.inventory import cpu_model
 from arxiv_embed.gpu.lease import DeviceLeases
@@ -22,7 +22,7 @@ from arxiv_embed_tests.pipeline.runs import execute
 @pytest.fixture
 def options(small_folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
     monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
-    monkeypatch.setattr(arxiv_embed.run, "Pool", FakePool())
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", FakePool())
     return RunOptions(small_folder, settings.store, settings.checkpoints, devices="cpu:2")
 
 
@@ -45,7 +45,7 @@ def test_the_pool_of_a_job_is_what_the_resource_gpus_says(
         asked.append(([device.name for device in devices], how))
         return FakePool()
 
-    monkeypatch.setattr(arxiv_embed.run, "Pool", pool)
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", pool)
     options = replace(options, devices="cpu:3")
     said = {"dtype": "float32", "batch_size": 3, "production": False}
     with DagsterInstance.ephemeral() as instance:

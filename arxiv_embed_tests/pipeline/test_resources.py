@@ -55,7 +55,7 @@ def test_what_no_resource_says_is_what_the_environment_says(tmp_path: Path) -> N
     variables = {"METADATA_DIR": str(tmp_path), "MODEL": "m", "DEVICES": "cpu:2"}
     settings = settings_from_environment({f"ARXIV_EMBED_{name}": value for name, value in variables.items()})
     assert options_of({}, settings) == RunOptions(
-        tmp_path, settings.store, settings.checkpoints, model="m", devices="cpu:2"
+        tmp_path, settings.store, settings.checkpoints, model="m", devices="cpu:2", wait_for_devices=True
     )
 
 

@@ -1,0 +1,115 @@
+"""Equipment: what a run opens when it first needs it, which is its devices, their pool, and the vector store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self
+
+from arxiv_embed.gpu.inventory import describe, inventory
+from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
+from arxiv_embed.gpu.pool import Pool
+from arxiv_embed.plan import RunPlan
+from arxiv_embed.progress import DevicesFound, Event, PoolReady
+from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed.stores.protocol import StoreAway, StoreError, VectorStore, open_store
+
+LOOK_AGAIN_SECONDS = 10.0
+
+
+class Equipment:
+    """A context manager; leaving it closes all that was opened. `record` is given events, `tell` lines."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        options: RunOptions,
+        settings: Settings,
+        record: Callable[[Event], None],
+        tell: Callable[[str], object],
+    ) -> None:
+        self._plan = plan
+        self._options = options
+        self._settings = settings
+        self._record = record
+        self._tell = tell
+        self._open = ExitStack()
+        self._leases: DeviceLeases | None = None
+        self._pool: Pool | None = None
+        self._store: VectorStore | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close_pool()
+        finally:
+            self._open.close()
+
+    @property
+    def dtype(self) -> str | None:
+        """The arithmetic of the pool, once there is one."""
+        return self._pool.dtype if self._pool else None
+
+    def pool(self) -> Pool:
+        """The pool, on devices that are this run's alone from its first start to the run's end."""
+        if self._pool is None:
+            self._lease_devices()
+            begun = time.monotonic()
+            pool = Pool(
+                self._plan.files,
+                self._plan.space,
+                self._plan.devices,
+                dtype=self._options.dtype,
+                batch_size=self._options.batch_size,
+                production=self._options.production,
+                learned=self._settings.learned,
+            )
+            self._pool = pool.__enter__()
+            self._record(PoolReady(self._pool.dtype, time.monotonic() - begun))
+        return self._pool
+
+    def close_pool(self) -> None:
+        """Ends the workers; the next call of `pool` starts others."""
+        if self._pool is not None:
+            self._pool.__exit__(None, None, None)
+            self._pool = None
+
+    def store(self) -> VectorStore:
+        """The store; raises `StoreAway` for one that was there when the run was planned and is not any more."""
+        if self._store is None:
+            try:
+                self._store = self._open.enter_context(open_store(self._options.store, create=not self._plan.has_store))
+            except StoreError as error:
+                raise StoreAway(self._options.store) from error
+        return self._store
+
+    @property
+    def opened_store(self) -> VectorStore | None:
+        return self._store
+
+    def _lease_devices(self) -> None:
+        """Takes the devices, which stay the run's also while the pool is started anew."""
+        if self._leases is not None:
+            return
+        told = ""
+        while self._leases is None:
+            try:
+                self._leases = self._open.enter_context(DeviceLeases(self._plan.devices, self._settings.leases))
+            except DeviceInUse as refusal:
+                if not self._options.wait_for_devices:
+                    raise
+                if str(refusal) != told:
+                    told = str(refusal)
+                    self._tell(told)
+                time.sleep(LOOK_AGAIN_SECONDS)
+        found = inventory(self._plan.devices)
+        self._record(DevicesFound([asdict(facts) for facts in found]))
+        for facts in found:
+            self._tell(describe(facts))

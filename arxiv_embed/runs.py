@@ -1,0 +1,104 @@
+"""Runs: their records in a home, the last one, and those that were killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from arxiv_embed.checkpoint.atomic import write_atomically
+from arxiv_embed.checkpoint.lock import FileLock
+from arxiv_embed.progress import (
+    ProgressReader,
+    ProgressWriter,
+    RunFinished,
+    RunProgress,
+    has_ended,
+    is_being_written,
+    progress_path,
+)
+from arxiv_embed.settings import Settings
+
+LOCK = "process.lock"
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class KilledRun:
+    """A run whose process is gone without a word; `progress` is as far as it had come."""
+
+    run_id: str
+    progress: RunProgress
+
+
+def hold_run(settings: Settings, run_id: str) -> FileLock:
+    """Held by a run of the command line while its process lives, and removed at its orderly end."""
+    return FileLock(settings.runs / run_id / LOCK, f"Run {run_id}")
+
+
+def ended_orderly(settings: Settings, run_id: str) -> None:
+    """To be called by whoever holds the run."""
+    (settings.runs / run_id / LOCK).unlink(missing_ok=True)
+
+
+def note_as_last(settings: Settings, run_id: str) -> None:
+    """So that it is the last one whatever the clock says."""
+    write_atomically(settings.runs / LAST, run_id.encode())
+
+
+def last_run(settings: Settings) -> RunProgress | None:
+    """The run that was begun last, its state "killed" where its process is gone without a word."""
+    record = _last_record(settings)
+    if record is None:
+        return None
+    progress = ProgressReader(record).poll()
+    if progress.state in ("starting", "running") and not is_being_written(record):
+        progress.state = "killed"
+    return progress
+
+
+def killed_runs(settings: Settings) -> Iterator[KilledRun]:
+    """Those that nobody has closed yet (`close_record`)."""
+    for folder in sorted(settings.runs.glob("*")):
+        record, lock = folder / "progress.jsonl", folder / LOCK
+        if lock.exists():
+            gone = not is_being_written(lock)
+        else:
+            gone = record.exists() and not has_ended(record) and not is_being_written(record) and is_gone(record)
+        if gone:
+            yield KilledRun(folder.name, ProgressReader(record).poll())
+
+
+def is_gone(record: Path) -> bool:
+    """Whether the process that a run's record names has ended."""
+    process = ProgressReader(record).poll().process
+    return process is not None and process.is_gone
+
+
+def close_record(settings: Settings, killed: KilledRun) -> None:
+    """Says in a killed run's record that it was, so that it is noticed once."""
+    record = progress_path(settings, killed.run_id)
+    if record.exists() and not has_ended(record):
+        progress = killed.progress
+        with ProgressWriter(record) as writer:
+            writer.write(RunFinished("killed", "its process was killed", max(0.0, progress.updated - progress.started)))
+    ended_orderly(settings, killed.run_id)
+
+
+def _last_record(settings: Settings) -> Path | None:
+    with contextlib.suppress(OSError, ValueError):
+        record = progress_path(settings, (settings.runs / LAST).read_text("utf-8"))
+        if record.exists():
+            return record
+    return max(settings.runs.glob("*/progress.jsonl"), key=_begun, default=None)
+
+
+def _begun(record: Path) -> float:
+    with record.open() as file:
+        first = file.readline()
+    try:
+        return float(json.loads(first)["time"])
+    except (ValueError, KeyError):  # cut off by a full disk
+        return 0.0

@@ -1,0 +1,152 @@
+"""Retries: counted by Dagster's records over all runs, each attempt doing only what remains; colours tell the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, DagsterInstance
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+import arxiv_embed.attempts
+import arxiv_embed.equipment
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.space import space_of
+from arxiv_embed.history import history_path, load_history
+from arxiv_embed.pipeline.partitions import metadata_files, register_shards
+from arxiv_embed.progress import ProgressReader, RunProgress
+from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed_tests.fake_pool import FakePool
+from arxiv_embed_tests.pipeline.runs import execute, materialized, options_for
+
+SHARDS = ["first.jsonl", "second.jsonl"]
+IN_FIRST = "Sparsity-certifying"
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as instance:
+        register_shards(instance, SHARDS)
+        yield instance
+
+
+@pytest.fixture
+def options(small_folder: Path, tiny_model: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
+    monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
+    monkeypatch.setattr(arxiv_embed.attempts, "FIRST_WAIT", 0.0)
+    return options_for(small_folder, tiny_model, settings)
+
+
+@pytest.fixture
+def pool(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> FakePool:
+    """Fails on the first shard."""
+    pool = FakePool(space_of(resolve_model(options.model), options.chunker, options.max_tokens).dimensions)
+    pool.fail_on = IN_FIRST
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", pool)
+    return pool
+
+
+def last_record(settings: Settings) -> RunProgress:
+    [*_, last] = sorted(settings.runs.glob("*/progress.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    return ProgressReader(last).poll()
+
+
+def failed_partitions(instance: DagsterInstance, asset: str) -> set[str]:
+    """Those that the UI shows as failed."""
+    value = get_and_update_asset_status_cache_value(instance, AssetKey(asset), metadata_files)
+    assert value is not None
+    return set(value.deserialize_failed_partition_subsets(metadata_files).get_partition_keys())
+
+
+def attempts_in_all(pool: FakePool) -> int:
+    """How often the first shard was tried: the second is embedded once."""
+    return len(pool.urgent) - 1
+
+
+def test_a_failing_shard_is_tried_three_times_in_all_and_then_listed(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, settings: Settings
+) -> None:
+    once = replace(options, attempts=1)
+    assert not execute("embed_pending", once, instance).success
+    assert attempts_in_all(pool) == 1
+    assert not execute("embed_pending", replace(options, attempts=3), instance).success
+    assert attempts_in_all(pool) == 3
+    result = execute("embed_pending", replace(options, attempts=3), instance)
+    assert not result.success
+    assert attempts_in_all(pool) == 3
+    assert list(last_record(settings).given_up) == ["first.jsonl"]
+    failure = result.failure_data_for_node("embed_what_remains")
+    assert failure is not None
+    assert failure.error is not None
+    assert "1 of 1 shards failed: RuntimeError: the device fell over" in failure.error.message
+    assert materialized(instance, "vector_store") == {"second.jsonl"}
+
+    history = load_history(history_path(settings, options.store))
+    assert history is not None
+    failed = history.failed_files["first.jsonl"]
+    assert (failed.attempts, failed.given_up, failed.kind) == (3, True, "transient")
+    assert failed.error == "RuntimeError: the device fell over"
+    assert list(history.processed_files) == ["second.jsonl"]
+
+
+def test_asked_to_what_was_given_up_is_tried_again_and_its_success_ends_the_count(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, settings: Settings
+) -> None:
+    assert not execute("embed_pending", options, instance).success
+    assert not execute("embed_pending", options, instance).success
+    assert attempts_in_all(pool) == 3
+    pool.fail_on = ""
+    assert execute("embed_pending", replace(options, retry_failed=True), instance).success
+    assert materialized(instance, "vector_store") == set(SHARDS)
+    history = load_history(history_path(settings, options.store))
+    assert history is not None
+    assert history.failed_files == {}
+
+    pool.fail_on = IN_FIRST
+    source = options.metadata_dir / "first.jsonl"
+    assert execute("embed_pending", options, instance).success
+    touched = source.read_text().replace("Sparsity-certifying", "Sparsity-certifying, again")
+    source.write_text(touched)
+    before = len(pool.urgent)
+    assert not execute("embed_pending", options, instance).success
+    assert len(pool.urgent) - before == 3
+
+
+def test_a_changed_source_begins_the_count_anew(options: RunOptions, instance: DagsterInstance, pool: FakePool) -> None:
+    assert not execute("embed_pending", options, instance).success
+    assert attempts_in_all(pool) == 3
+    source = options.metadata_dir / "first.jsonl"
+    source.write_bytes(source.read_bytes() + b"\n")
+    assert not execute("embed_pending", options, instance).success
+    assert attempts_in_all(pool) == 6
+
+
+def test_shards_that_somebody_chose_are_tried_however_often_they_have_failed(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool
+) -> None:
+    assert not execute("embed_pending", options, instance).success
+    assert not execute("embed_shards", options, instance, shards=SHARDS[:1]).success
+    assert attempts_in_all(pool) == 6
+    pool.fail_on = ""
+    assert execute("embed_shards", options, instance, shards=SHARDS).success
+    assert len(pool.embedded) == 11  # no paper twice: each run did only what remained
+
+
+@pytest.mark.parametrize("job", ["embed_pending", "embed_shards"])
+def test_the_colours_of_partitions_tell_the_truth(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, job: str
+) -> None:
+    chosen = SHARDS if job == "embed_shards" else ()
+    assert not execute(job, options, instance, shards=chosen).success
+    for asset in ("embeddings", "vector_store"):
+        assert failed_partitions(instance, asset) == {"first.jsonl"}
+        assert materialized(instance, asset) == {"second.jsonl"}
+    assert failed_partitions(instance, "papers") == set()
+    assert materialized(instance, "papers") == set(SHARDS)
+    pool.fail_on = ""
+    assert execute(job, replace(options, retry_failed=True), instance, shards=chosen).success
+    for asset in ("papers", "embeddings", "vector_store"):
+        assert failed_partitions(instance, asset) == set()
+        assert materialized(instance, asset) == set(SHARDS)
