@@ -16,6 +16,7 @@ from bench.metric import Metric
 BENCHES: Mapping[str, str] = {
     "embed": "bench.embed",
     "engine": "bench.engine",
+    "faults": "bench.faults",
     "quality": "bench.quality",
     "reading": "bench.reading",
 }

@@ -45,6 +45,7 @@ class LaunchRequest:
 
 def main() -> int:
     """Runs the job in this process; returns the exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in its background without it
     request = LaunchRequest.from_line(sys.stdin.buffer.readline())
     threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
     settings = settings_from_environment()
