@@ -93,7 +93,6 @@ class Run:
         self._errors = ErrorPatterns()
         self._open = contextlib.ExitStack()
         self._claimed: set[str] = set()
-        self._begun_anew: set[str] = set()
         self._papers: tuple[str, Checkpoint] | None = None
         self._priority = parse_priority(options.priority)
         self._urgent_papers: dict[str, int] = {}
@@ -315,10 +314,9 @@ class Run:
     def _embed_papers(self, key: str, papers: Checkpoint, before: Checkpoint | None) -> Manifest:
         """Commits the papers' vectors; of the texts that `before` holds it takes those."""
         target = embeddings_key(key, self.space)
-        segments = self._checkpoints.segments(target, papers.manifest.source.sha256)
-        if self.options.fresh and key not in self._begun_anew:
-            segments.clear()
-            self._begun_anew.add(key)
+        segments = self._checkpoints.segments(target, papers.manifest.source.sha256, self.run_id)
+        if self.options.fresh:
+            segments.forget_other_runs()
         finished = self._finished_before(target, segments)
         begun = time.monotonic()
         embedded_tokens = computed = 0

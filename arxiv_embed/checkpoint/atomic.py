@@ -53,7 +53,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     to have written what the first one lost.
     """
     draft = path.with_name(f"{DRAFT_PREFIX}{os.getpid()}-{path.name}")
-    with disk_faults_as_sentences(path.parent):
+    with disk_faults_as_sentences(path.parent, len(content)):
         make_folder(path.parent)
         try:
             _write_durably(draft, memoryview(content))
@@ -113,15 +113,16 @@ def remove(paths: Iterable[Path], folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_faults_as_sentences(place: Path) -> Iterator[None]:
+def disk_faults_as_sentences(place: Path, needed: int = 0) -> Iterator[None]:
     """Turns the operating system's words for a full disk into `NoSpace`, for a place that it does not let us write
-    into `NotWritable`, and for a disk that fails into `DiskFault`."""
+    into `NotWritable`, and for a disk that fails into `DiskFault`; `needed` is how many bytes were to be written."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
+            some = f"{max(1, round(needed / 1e6)):,} MB and more" if needed else "some"
             raise NoSpace(
-                f"No space is left in {place}: free some and run the same command again; what was finished is saved."
+                f"No space is left in {place}: free {some} and run the same command again; what was finished is saved."
             ) from error
         if error.errno in FORBIDDEN:
             raise NotWritable(

@@ -1,8 +1,8 @@
 """Segments: finished parts of a shard under way, durable before they count as done.
 
 A segment's name carries its content's sha256, so it proves itself without a second file; its schema's metadata say
-which checkpoint it is a part of, and which content of the shard it was made from. Which of its rows still count is for
-the reader to say: they carry the sha256 of the text that they were made from.
+which checkpoint it is a part of, which content of the shard it was made from, and by which run. Which of its rows still
+count is for the reader to say: they carry the sha256 of the text that they were made from.
 """
 
 from __future__ import annotations
@@ -37,12 +37,18 @@ class Segments:
     """The segments in one folder, all of one checkpoint."""
 
     def __init__(
-        self, folder: Path, key: CheckpointKey, source_sha256: str = "", quarantine: Quarantine | None = None
+        self,
+        folder: Path,
+        key: CheckpointKey,
+        source_sha256: str = "",
+        quarantine: Quarantine | None = None,
+        run_id: str = "",
     ) -> None:
         self._folder = folder
         self._key = key
         self._checkpoint = json.dumps(asdict(key), sort_keys=True).encode()
         self._source = source_sha256.encode()
+        self._run = run_id.encode()
         self._quarantine = quarantine or Quarantine(folder / "quarantine")
         self._next = 0
         self.from_other_sources = 0
@@ -69,11 +75,21 @@ class Segments:
 
     def append(self, table: pa.Table) -> None:
         """Makes `table` durable."""
-        mark = {b"checkpoint": self._checkpoint, b"source": self._source}
+        mark = {b"checkpoint": self._checkpoint, b"source": self._source, b"run": self._run}
         content = tables.to_bytes(table.replace_schema_metadata(mark))
         make_folder(self._folder, root=self._quarantine.tree)
         write_atomically(self._folder / f"s{self._next:06d}.{tables.sha256(content)}.arrow", content)
         self._next += 1
+
+    def forget_other_runs(self) -> None:
+        """Removes what other runs have finished: a fresh start counts on nothing but its own."""
+        others = []
+        for path in self._paths():
+            with contextlib.suppress(DamagedFile):  # `tables` sets it aside
+                if self._read(path).schema.metadata.get(b"run") != self._run:
+                    others.append(path)
+        if others:
+            remove(others, self._folder)
 
     def clear(self) -> None:
         """Removes all: what they held has been committed, or is to be made anew."""

@@ -146,9 +146,10 @@ class CheckpointStore:
                 found[path.parent] = Manifest.from_json(path.read_bytes()).key
         return sorted(found.values(), key=_order)
 
-    def segments(self, key: CheckpointKey, source_sha256: str = "") -> Segments:
-        """The finished parts of a shard under way; those that are added are marked as made from that source."""
-        return Segments(self._folder(key) / SEGMENTS, key, source_sha256, self._quarantine)
+    def segments(self, key: CheckpointKey, source_sha256: str = "", run_id: str = "") -> Segments:
+        """The finished parts of a shard under way; those that are added are marked as made from that source by that
+        run."""
+        return Segments(self._folder(key) / SEGMENTS, key, source_sha256, self._quarantine, run_id)
 
     def unfinished_elsewhere(self, key: CheckpointKey) -> list[str]:
         """The other spaces that hold segments of that shard."""

@@ -1,10 +1,12 @@
 """A worker: the process that owns one device, `python -m arxiv_embed.gpu.worker SOCKET SLOT…`; batches in, vectors out.
 
-It ends when the pool's end of the socket closes, so that it never outlives a killed run.
+It ends with the process that started it, or when the pool's end of the socket closes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import signal
 import sys
 import time
@@ -39,6 +41,9 @@ from arxiv_embed.gpu.slots import Slot
 if TYPE_CHECKING:
     from arxiv_embed.encoding.encoder import Encoder
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux, <sys/prctl.h>."""
+
 BEST_TOKENS = {"cpu": 1536, "cuda": 0}
 """Tokens of a batch by kind of device, enough to fill its matrix unit: on a CPU few enough to stay in its cache, on a
 GPU as many as its memory allows."""
@@ -62,12 +67,20 @@ class Loaded:
 def main(arguments: Sequence[str], load: Callable[[Setup], Loaded]) -> None:
     """Serves one pool over the socket and the slots whose descriptors are given, until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_the_pool()
     socket, *slots = map(int, arguments)
     with Connection(socket) as connection:
         try:
             serve(connection, [Slot(descriptor) for descriptor in slots], load)
         except (EOFError, OSError):  # the latter where the pool was killed in the middle of a message
             return
+
+
+def _end_with_the_pool() -> None:
+    """Has the kernel kill this process when the thread that started it ends, also while it computes or hangs; where
+    the kernel cannot, it ends when it next looks at its socket."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def serve(connection: Connection, slots: Sequence[Slot], load: Callable[[Setup], Loaded]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import weakref
 from multiprocessing import Pipe
@@ -173,3 +175,37 @@ def test_a_batch_that_was_not_begun_is_taken_back() -> None:
     answer = served.answer()
     assert isinstance(answer, Encoded)
     assert answer.number == 3
+
+
+HANGS = """
+import sys, time
+from arxiv_embed.gpu.worker import main
+
+def load(setup):
+    print("hanging", flush=True)
+    time.sleep(600)
+
+main(sys.argv[1:], load)
+"""
+STARTS = """
+import sys, time
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.gpu.devices import parse_devices
+from arxiv_embed.gpu.process import WorkerProcess
+from arxiv_embed.gpu.protocol import Setup
+
+worker = WorkerProcess(parse_devices("cpu:1")[0], [sys.executable, "-c", sys.argv[1]])
+worker.send(Setup(resolve_model("all-MiniLM-L6-v2"), "cpu", "float32", 1))
+print(worker.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_worker_ends_with_the_process_that_started_it_though_it_hangs() -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTS, HANGS], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    with starter.stdout as printed:
+        assert "hanging" in {printed.readline().strip(), printed.readline().strip()}
+        starter.kill()
+        starter.wait()
+        assert printed.read() == ""  # the worker has the same output: it is closed when both have ended
