@@ -1,16 +1,20 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both set up what they need.
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up what they need. `make test-slow` is a hundred
+# killed runs, which take an hour and leave their outcome in bench/results/kills.json.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint setup develop clean
+.PHONY: demo test test-slow lint setup develop clean
 
 demo: setup
 	$(BIN)/arxiv-embed demo
 
 test: lint
 	$(BIN)/pytest
+
+test-slow: develop
+	$(BIN)/pytest -m slow --numprocesses=0 -s
 
 lint: develop
 	$(BIN)/ruff check .

