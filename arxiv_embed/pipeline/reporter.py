@@ -42,12 +42,12 @@ class Reporter:
         """A line of the step's log."""
         self._unsaid.append(line)
         while self._unsaid and not self._is_waiting:
-            self._patiently(lambda: self._context.log.info(self._unsaid[0]))
+            self.ask(lambda: self._context.log.info(self._unsaid[0]))
             self._unsaid.pop(0)
 
     def log(self, event: AssetMaterialization | AssetObservation) -> None:
         """An event of an asset."""
-        self._patiently(lambda: self._context.log_event(event))
+        self.ask(lambda: self._context.log_event(event))
 
     def damaged(self, damage: Damage) -> None:
         """A file of a checkpoint that did not verify."""
@@ -62,10 +62,11 @@ class Reporter:
                 self._context.get_step_execution_context().step.key,
                 AssetMaterializationPlannedData(AssetKey(asset), partition=shard),
             )
-            self._patiently(partial(self._context.instance.report_dagster_event, event, self._context.run_id))
+            self.ask(partial(self._context.instance.report_dagster_event, event, self._context.run_id))
 
-    def _patiently(self, write: Callable[[], object]) -> None:
-        patiently(write, self._wait)
+    def ask(self, act: Callable[[], Result]) -> Result:
+        """What `act` returns, which uses Dagster's database and may be done again."""
+        return patiently(act, self._wait)
 
     def _wait(self, error: Exception, kind: Kind, seconds: float) -> None:
         self._is_waiting = True

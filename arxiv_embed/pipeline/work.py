@@ -9,7 +9,7 @@ from functools import partial
 from dagster import Failure, OpExecutionContext
 from dagster._core.definitions.metadata import RawMetadataMapping
 
-from arxiv_embed.attempts import STEPS, Attempts
+from arxiv_embed.attempts import STEPS, Attempts, FailedAttempt
 from arxiv_embed.checkpoint.manifest import Manifest
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.errors import ArxivEmbedError
@@ -19,6 +19,7 @@ from arxiv_embed.pipeline.killed import report_killed_runs
 from arxiv_embed.pipeline.materializations import materialization
 from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
+from arxiv_embed.progress import ShardStored
 from arxiv_embed.run import Report, Run
 from arxiv_embed.settings import Settings, settings_from_environment
 
@@ -58,34 +59,38 @@ def embed(
     """
     settings = settings_from_environment()
     reporter = Reporter(context)
-    report_killed_runs(context.instance, settings, reporter.say, but=context.run_id)
+    reporter.ask(lambda: report_killed_runs(context.instance, settings, reporter.say, but=context.run_id))
     run: Run | None = None
     try:
         options = embedding.options(gpus, settings)
         with Run(options, settings, context.run_id, reporter.say, reporter.damaged) as run:
             reporter.on_trouble = partial(run.met, "")
-            failed = failed_shards(context.instance, run)
+            failed = reporter.ask(lambda: failed_shards(context.instance, run))
             counts = finds and not options.retry_failed
             before = {key: f.attempts for key, f in failed.items() if counts or f.run_id == context.run_id}
-            chosen = shards_of(run)
+            chosen = reporter.ask(lambda: shards_of(run))
             shards = [key for key in chosen if before.get(key, 0) < options.attempts]
             run.start(shards)
             for key in sorted(set(chosen) - set(shards)):
                 run.give_up(key, before[key], failed[key].error)
             done = Done()
-            attempts = Attempts(
-                run,
-                before,
-                begin=reporter.plan if finds else lambda shard, assets: None,
-                report=lambda report: done.take(report, reporter, run),
-                failed=lambda attempt: reporter.log(observation_of(attempt, run)),
-            )
+            ever_failed = set(failed)
+
+            def take(report: Report) -> None:
+                done.take(report, reporter, run)
+                if isinstance(report, ShardStored) and report.shard in ever_failed:
+                    reporter.log(success_after_failures(report.shard, run))
+
+            def note(attempt: FailedAttempt) -> None:
+                ever_failed.add(attempt.shard)
+                reporter.log(observation_of(attempt, run))
+
+            begin = reporter.plan if finds else lambda shard, assets: None
+            attempts = Attempts(run, before, begin, report=take, failed=note)
             if options.priority and "papers" in assets:
                 shards = attempts.take(shards, ["papers"])
                 assets = [asset for asset in assets if asset != "papers"]
-            for shard in attempts.take(run.urgent_first(shards), assets):
-                if shard in failed:
-                    reporter.log(success_after_failures(shard, run))
+            attempts.take(run.urgent_first(shards), assets)
     except ArxivEmbedError as error:
         raise Failure(str(error), allow_retries=False) from error
     finally:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetKey, AssetMaterialization, AssetObservation, DagsterInstance
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 import arxiv_embed.attempts
@@ -16,6 +16,7 @@ from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.history import history_path, load_history
 from arxiv_embed.pipeline.partitions import metadata_files, register_shards
+from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.progress import ProgressReader, RunProgress
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed_tests.fake_pool import FakePool
@@ -112,6 +113,29 @@ def test_asked_to_what_was_given_up_is_tried_again_and_its_success_ends_the_coun
     before = len(pool.urgent)
     assert not execute("embed_pending", options, instance).success
     assert len(pool.urgent) - before == 3
+
+
+def test_a_shard_that_failed_and_went_through_in_one_run_has_not_failed(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reporter, "log", _mending(pool, Reporter.log))
+    assert execute("embed_pending", options, instance).success
+    assert attempts_in_all(pool) == 2
+    history = load_history(history_path(settings, options.store))
+    assert history is not None
+    assert history.failed_files == {}
+    assert [pattern.count for pattern in history.error_patterns.patterns()] == [1]
+
+
+def _mending(pool: FakePool, log: Callable[..., None]) -> Callable[..., None]:
+    """The shard is well again as soon as its failure is told."""
+
+    def logged(reporter: Reporter, event: AssetMaterialization | AssetObservation) -> None:
+        log(reporter, event)
+        if isinstance(event, AssetObservation):
+            pool.fail_on = ""
+
+    return logged
 
 
 def test_a_changed_source_begins_the_count_anew(options: RunOptions, instance: DagsterInstance, pool: FakePool) -> None:
