@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.error_patterns import kind_of
-from arxiv_embed.errors import FatalError, Kind
+from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind
 from arxiv_embed.run import Report, Run
 
 STEPS: Mapping[str, Callable[[Run, str], Report]] = {
@@ -92,6 +92,8 @@ class Attempts:
                 self._pause(turn.shard, error)
                 fresh.appendleft(turn)
                 continue
+            except (ArxivEmbedError, OSError) as error:  # the lock itself could not be used
+                retry = self._after(FailedAttempt(turn.shard, assets[0], error, kind_of(error), turn.attempt))
             self._pauses = 0
             if retry is not None:
                 again.append(retry)
@@ -114,7 +116,6 @@ class Attempts:
             except Exception as error:  # noqa: BLE001 - listed, and raised at the end
                 return self._after(FailedAttempt(shard, asset, error, kind_of(error), turn.attempt))
             self._report(report)
-        self._run.failed.pop(shard, None)
         return None
 
     def _after(self, failure: FailedAttempt) -> _Try | None:

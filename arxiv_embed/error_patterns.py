@@ -53,6 +53,9 @@ _BY_ERRNO = {
 _BY_CLASS = {
     "SQLITE_FULL": Kind.RESOURCE,
     "SQLITE_READONLY": Kind.PERMANENT,
+    "SQLITE_NOTADB": Kind.PERMANENT,
+    "SQLITE_CORRUPT": Kind.PERMANENT,
+    "ArgumentError": Kind.PERMANENT,
     "DiskFull": Kind.RESOURCE,
     "OutOfMemory": Kind.RESOURCE,
     "InvalidPassword": Kind.PERMANENT,

@@ -195,15 +195,27 @@ def refresh_history(
     path, database = history_path(settings, store_url), database_of(store_url)
     with FileLock(path.with_suffix(".lock"), f"The history of {database}", WAIT_SECONDS):
         history = load_history(path, on_damage) or History(database)
-        history.take_in(settings.runs)
-        history.processed_files = processed_files(checkpoints, space)
+        _bring_up_to_date(history, settings, checkpoints, space)
         if failed is not None:
             history.failed_files = {writable(shard): _described(failure) for shard, failure in sorted(failed.items())}
-        history.last_update = as_iso(time.time())
         with contextlib.suppress(DamagedFile):  # nothing damaged takes the place of a good backup
             write_atomically(_backup(path), _read(path, path.stem).to_json())
         write_atomically(path, history.to_json())
     return history
+
+
+def present_history(settings: Settings, *, store_url: str, checkpoints: CheckpointStore) -> History:
+    """The document as it would be now, for whoever looks at it: nothing is written."""
+    database = database_of(store_url)
+    history = load_history(history_path(settings, store_url), sets_aside=False) or History(database)
+    _bring_up_to_date(history, settings, checkpoints, None)
+    return history
+
+
+def _bring_up_to_date(history: History, settings: Settings, checkpoints: CheckpointStore, space: str | None) -> None:
+    history.take_in(settings.runs)
+    history.processed_files = processed_files(checkpoints, space)
+    history.last_update = as_iso(time.time())
 
 
 def processed_files(checkpoints: CheckpointStore, space: str | None) -> dict[str, ProcessedFile]:

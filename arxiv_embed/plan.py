@@ -12,6 +12,7 @@ from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import ModelFiles, check_dtype, resolve_model
 from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.fresh import unfinished_fresh_start
 from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
@@ -57,6 +58,8 @@ class RunPlan:
     """Paths in the folder that hold no metadata known here."""
     has_store: bool
     """Whether there was a store when the plan was made."""
+    fresh: frozenset[str] | None
+    """In a fresh start, the runs before that belong to it: what others have made is made anew."""
 
     @property
     def pending(self) -> tuple[ShardPlan, ...]:
@@ -75,14 +78,19 @@ class RunPlan:
     def of(self, key: str) -> ShardPlan:
         """Raises `ArxivEmbedError` where no shard has that key."""
         if key not in self._by_key:
-            raise ArxivEmbedError(
-                f"There is no shard '{key}' in the metadata folder: `arxiv-embed plan` lists what there is."
-            )
+            raise no_shard(key)
         return self._by_key[key]
+
+    def has(self, key: str) -> bool:
+        return key in self._by_key
 
     @cached_property
     def _by_key(self) -> Mapping[str, ShardPlan]:
         return {plan.shard.key: plan for plan in self.shards}
+
+
+def no_shard(key: str) -> ArxivEmbedError:
+    return ArxivEmbedError(f"There is no shard '{key}' in the metadata folder: `arxiv-embed plan` lists what there is.")
 
 
 def papers_key(shard: str) -> CheckpointKey:
@@ -132,22 +140,30 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
         shards = _limited(shards, options.limit)
     held = _held_by_store(options.store, space)
     checkpoints = CheckpointStore(options.checkpoints)
-    plans = tuple(_plan_shard(shard, space, checkpoints, held or {}, options) for shard in shards)
+    fresh = frozenset[str]() if options.fresh else unfinished_fresh_start(options.checkpoints, space.fingerprint)
+    plans = tuple(_plan_shard(shard, space, checkpoints, held or {}, options, fresh) for shard in shards)
     listed = frozenset(shard.key for shard in listing.shards)
-    return RunPlan(files, space, devices, plans, listed, listing.passed_over, has_store=held is not None)
+    return RunPlan(files, space, devices, plans, listed, listing.passed_over, held is not None, fresh)
 
 
 def _plan_shard(
-    shard: Shard, space: Space, checkpoints: CheckpointStore, held: Mapping[str, str], options: RunOptions
+    shard: Shard,
+    space: Space,
+    checkpoints: CheckpointStore,
+    held: Mapping[str, str],
+    options: RunOptions,
+    fresh: frozenset[str] | None,
 ) -> ShardPlan:
     papers = checkpoints.manifest(papers_key(shard.key))
     if papers is not None:
         _refuse_other_folder(papers, shard)
-    if options.fresh:
-        return ShardPlan(shard, read=True, embed=True, store=True, reason="fresh start")
+    if fresh is not None and (papers is None or papers.run_id not in fresh):
+        return ShardPlan(shard, True, True, True, "fresh start")
     if papers is None or not covers(papers, shard):
         return ShardPlan(shard, True, True, True, _why_read(papers, shard))
     embeddings = checkpoints.manifest(embeddings_key(shard.key, space))
+    if fresh is not None and (embeddings is None or embeddings.run_id not in fresh):
+        return ShardPlan(shard, False, True, True, "fresh start")
     if embeddings is None or embeddings.source.sha256 != papers.source.sha256:
         return ShardPlan(shard, False, True, True, "not embedded" if embeddings is None else "source changed")
     if options.retry_failed and embeddings.counts.get("failed", 0):

@@ -5,6 +5,8 @@ A run's record is a file of JSON lines, `<home>/runs/<run id>/progress.jsonl`: o
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -111,7 +113,7 @@ class BatchDone(Event):
 
 @dataclass(frozen=True)
 class DeviceIncident(Event):
-    """Something went wrong on a device, or came right again (`gpu.pool.Incident`)."""
+    """Something went wrong on a device, or came right again (`gpu.outcomes.Incident`)."""
 
     name = "device_incident"
     shard: str
@@ -222,7 +224,8 @@ class ShardGivenUp(Event):
 
 @dataclass(frozen=True)
 class RunFinished(Event):
-    """`state` is done, failed, interrupted or, as whoever came after it found out, killed."""
+    """`state` is done, failed, unfinished (others are at work on some shards), interrupted or, as whoever came after
+    it found out, killed."""
 
     name = "run_finished"
     state: str
@@ -240,6 +243,7 @@ class ProgressWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = -1
+        self._is_torn = False
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,7 +261,13 @@ class ProgressWriter:
 
     def write(self, event: Event) -> None:
         line = {"time": round(time.time(), 3), "event": event.name, **asdict(event)}
-        os.write(self._descriptor, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        content = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        if self._is_torn:
+            content = b"\n" + content
+        self._is_torn = True
+        if os.write(self._descriptor, content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._is_torn = False
 
 
 def has_ended(path: Path) -> bool:
@@ -494,19 +504,16 @@ class ProgressReader:
 
     def poll(self) -> RunProgress:
         """Takes in every whole line written since the last call; a record that is not there yet is an empty one, and
-        a line that a killed writer or a full disk has cut is passed over."""
+        a line that a killed writer has cut, or that has been damaged, is passed over."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
                 new = file.read()
-        except FileNotFoundError:
+        except OSError:
             return self.progress
         end = new.rfind(b"\n") + 1
         self._offset += end
         for line in new[:end].splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            self.progress.apply(event)
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+                self.progress.apply(json.loads(line))
         return self.progress

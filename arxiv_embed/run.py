@@ -23,6 +23,7 @@ from arxiv_embed.encoding.space import Space
 from arxiv_embed.equipment import Equipment
 from arxiv_embed.error_patterns import ErrorPatterns
 from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind, masked, sentence
+from arxiv_embed.fresh import end_fresh_start, keep_fresh_start
 from arxiv_embed.gpu.outcomes import BatchReport, Incident
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard
@@ -83,6 +84,7 @@ class Run:
         self.failed: dict[str, str] = {}
         self.given_up: dict[str, str] = {}
         self.left: dict[str, str] = {}
+        self._fresh = None if self.plan.fresh is None else self.plan.fresh | {run_id}
         self._settings = settings
         self._tell = tell
         self._on_damage = on_damage
@@ -157,7 +159,7 @@ class Run:
         store.finish(self.space)
 
     def _close(self, error: BaseException | None) -> None:
-        state = "failed" if error is not None or self.failed or self.given_up else "done"
+        state = "failed" if error is not None or self.failed or self.given_up else "unfinished" if self.left else "done"
         if error is not None and not isinstance(error, Exception):
             state = "interrupted"
         why = sentence(error) if state == "failed" and error is not None else ""
@@ -169,6 +171,16 @@ class Run:
     def _record(self, event: Event) -> None:
         with disk_faults_as_sentences(self._settings.home):
             self._progress.write(event)
+
+    def keep_fresh_start(self) -> None:
+        """For a run of all shards: if it is ended before they are done, the next one goes on with the fresh start."""
+        if self._fresh is not None:
+            keep_fresh_start(self.options.checkpoints, self.space.fingerprint, self._fresh)
+
+    def end_fresh_start(self) -> None:
+        """For a run of all shards that has done them."""
+        if self._fresh is not None and not (self.failed or self.given_up or self.left):
+            end_fresh_start(self.options.checkpoints, self.space.fingerprint)
 
     # -- what does not go as planned
 
@@ -203,7 +215,7 @@ class Run:
         """Records an error and what is done about it; one that repeats is told again now and then."""
         message = sentence(error)
         pattern = self._errors.meet(message, kind, time.time(), key)
-        self._tell(f"{key}: {message} ({kind}: {action})")
+        self._tell(f"{key}: {message} ({kind}: {action})" if key else f"{message} ({kind}: {action})")
         if pattern.is_worth_telling:
             self._tell(f"{pattern.count} times: {pattern.signature} ({kind})")
         with contextlib.suppress(FatalError):  # what is to be recorded may be that nothing can be
@@ -267,8 +279,8 @@ class Run:
         return marked
 
     def _is_to_be_redone(self, held: Checkpoint) -> bool:
-        """Whether a fresh start counts a checkpoint for nothing: it does, unless this run has made it."""
-        return self.options.fresh and held.manifest.run_id != self.run_id
+        """Whether a fresh start counts a checkpoint for nothing: it does, unless one of its runs has made it."""
+        return self._fresh is not None and held.manifest.run_id not in self._fresh
 
     def _read_source(self, shard: Shard) -> Checkpoint:
         content = self._reader.load(shard)
@@ -315,8 +327,8 @@ class Run:
         """Commits the papers' vectors; of the texts that `before` holds it takes those."""
         target = embeddings_key(key, self.space)
         segments = self._checkpoints.segments(target, papers.manifest.source.sha256, self.run_id)
-        if self.options.fresh:
-            segments.forget_other_runs()
+        if self._fresh is not None:
+            segments.forget_other_runs(self._fresh)
         finished = self._finished_before(target, segments)
         begun = time.monotonic()
         embedded_tokens = computed = 0

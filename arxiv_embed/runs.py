@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from arxiv_embed.settings import Settings
 
 LOCK = "process.lock"
 LAST = "last"
+LOOKED_AT_SECONDS = 5.0
+"""Whoever looks whether a lock is held, holds it for a moment."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,21 @@ class KilledRun:
     run_id: str
     progress: RunProgress
 
+    def __str__(self) -> str:
+        if not self.progress.started:
+            return f"Run {self.run_id} was killed before it had begun."
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.progress.started))
+        done = f"{self.progress.papers_done:,} of {self.progress.papers:,} papers"
+        return f"The run begun {began} was killed after {done}: this run goes on from what it had saved."
+
 
 def hold_run(settings: Settings, run_id: str) -> FileLock:
     """Held by a run of the command line while its process lives, and removed at its orderly end."""
-    return FileLock(settings.runs / run_id / LOCK, f"Run {run_id}")
+    return FileLock(settings.runs / run_id / LOCK, f"Run {run_id}", LOOKED_AT_SECONDS)
 
 
-def ended_orderly(settings: Settings, run_id: str) -> None:
-    """To be called by whoever holds the run."""
+def release_run(settings: Settings, run_id: str) -> None:
+    """For whoever holds the run, at its orderly end, or has found it killed."""
     (settings.runs / run_id / LOCK).unlink(missing_ok=True)
 
 
@@ -64,7 +74,7 @@ def killed_runs(settings: Settings) -> Iterator[KilledRun]:
     for folder in sorted(settings.runs.glob("*")):
         record, lock = folder / "progress.jsonl", folder / LOCK
         if lock.exists():
-            gone = not is_being_written(lock)
+            gone = not is_being_written(lock) and lock.exists()  # one that has just ended in order has removed it
         else:
             gone = record.exists() and not has_ended(record) and not is_being_written(record) and is_gone(record)
         if gone:
@@ -84,7 +94,7 @@ def close_record(settings: Settings, killed: KilledRun) -> None:
         progress = killed.progress
         with ProgressWriter(record) as writer:
             writer.write(RunFinished("killed", "its process was killed", max(0.0, progress.updated - progress.started)))
-    ended_orderly(settings, killed.run_id)
+    release_run(settings, killed.run_id)
 
 
 def _last_record(settings: Settings) -> Path | None:

@@ -96,10 +96,12 @@ def run_shards(options: RunOptions, home: Path, run_id: str, steps: Sequence[str
     settings = settings_from_environment({"ARXIV_EMBED_HOME": str(home)})
     with Run(options, settings, run_id) as run:
         pending = [plan.shard.key for plan in run.plan.pending]
+        run.keep_fresh_start()
         run.start(pending)
         for key in pending:
             for step in steps:
                 getattr(run, step)(key)
+        run.end_fresh_start()
     return run
 
 

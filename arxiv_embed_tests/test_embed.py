@@ -201,9 +201,46 @@ def test_a_fresh_start_that_fails_leaves_the_old_checkpoint_in_use(desk: Desk) -
     desk.pool.fail_after = 1
     with pytest.raises(RuntimeError):
         desk.run(fresh=True)
-    assert desk.pending() == {}
+    assert len(desk.files("embeddings", "g*.manifest.json")) == 1
     desk.pool.fail_after = None
     assert desk.run(fresh=True) == ALL_A  # nothing of the failed one counts
+
+
+def test_a_fresh_start_that_was_ended_early_is_gone_on_with(desk: Desk) -> None:
+    desk.put("b.jsonl", record("2402.00001"), record("2402.00002"))
+    desk.run()
+    desk.pool.fail_after, desk.pool.fault = 4, KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_counted(desk, fresh=True)
+    desk.pool.fail_after = None
+    assert desk.pending() == {"b.jsonl": ("embed", "store")}
+    assert desk.run() == ["2402.00002"]  # the first of the two had become a segment
+    assert desk.pending() == {}
+    for shard in ("a.jsonl", "b.jsonl"):
+        manifest = desk.checkpoints.manifest(embeddings_key(shard, desk.space))
+        assert manifest is not None
+        assert manifest.generation == 2
+
+
+def run_counted(desk: Desk, **options: Any) -> None:
+    """A run whose pool counts papers over all its calls before it fails."""
+    encode, done = desk.pool.encode, 0
+
+    def counted(*arguments: Any, **named: Any) -> Iterator[Any]:
+        nonlocal done
+        limit, desk.pool.fail_after = desk.pool.fail_after, None
+        for outcome in encode(*arguments, **named):
+            if done == limit:
+                raise desk.pool.fault
+            done += 1
+            yield outcome
+        desk.pool.fail_after = limit
+
+    desk.pool.encode = counted  # type: ignore[method-assign]
+    try:
+        desk.run(**options)
+    finally:
+        desk.pool.encode = encode  # type: ignore[method-assign]
 
 
 def test_a_limit_is_kept_and_later_runs_only_add(desk: Desk) -> None:

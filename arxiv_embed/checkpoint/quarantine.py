@@ -58,7 +58,7 @@ class Damage:
 
     def __str__(self) -> str:
         place = f"set aside in {self.place}" if self.place else "left where it is"
-        return f"The checkpoint {self.checkpoint} is damaged ({self.file}: {self.reason}): {place}; {self.remedy}"
+        return f"Damaged: {self.checkpoint}, {self.file}: {self.reason}; {place}; {self.remedy}"
 
     def to_json(self) -> str:
         return seal(asdict(self))

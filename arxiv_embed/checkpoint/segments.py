@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -81,18 +81,19 @@ class Segments:
         write_atomically(self._folder / f"s{self._next:06d}.{tables.sha256(content)}.arrow", content)
         self._next += 1
 
-    def forget_other_runs(self) -> None:
-        """Removes what other runs have finished: a fresh start counts on nothing but its own."""
+    def forget_other_runs(self, runs: Collection[str]) -> None:
+        """Removes what other runs than these have finished: a fresh start counts on nothing but its own."""
+        ours = {run.encode() for run in runs}
         others = []
         for path in self._paths():
             with contextlib.suppress(DamagedFile):  # `tables` sets it aside
-                if self._read(path).schema.metadata.get(b"run") != self._run:
+                if self._read(path).schema.metadata.get(b"run") not in ours:
                     others.append(path)
         if others:
             remove(others, self._folder)
 
     def clear(self) -> None:
-        """Removes all: what they held has been committed, or is to be made anew."""
+        """Removes all: what they held has been committed."""
         if self._folder.is_dir():
             remove([*self._paths(), *self._folder.glob(f"{DRAFT_PREFIX}*")], self._folder)
             with contextlib.suppress(OSError):

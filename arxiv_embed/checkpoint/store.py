@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,6 +31,7 @@ from arxiv_embed.errors import ArxivEmbedError
 LONGEST_NAME = 120
 LIBRARIES = ("arxiv-embed", "torch", "transformers", "pyarrow", "dagster")
 QUARANTINE = "quarantine"
+_TABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,60}")
 SEGMENTS = "segments"
 
 
@@ -63,6 +65,9 @@ class CheckpointStore:
         Raises `NoSpace` where the disk is full; what was committed before stands. `DamagedManifest`, for a count that
         does not fit its table, is the caller's mistake.
         """
+        for table in contents:
+            if not _TABLE.fullmatch(table):
+                raise ArxivEmbedError(f"'{table}' is no name for a table: use letters, digits, dashes and dots.")
         written = {table: tables.to_bytes(rows) for table, rows in contents.items()}
         files = {
             table: DataFile(

@@ -10,6 +10,7 @@ from uuid import uuid4
 import typer
 from rich.table import Column, Table
 
+from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.checkpoint.manifest import Manifest
 from arxiv_embed.checkpoint.quarantine import Damage
 from arxiv_embed.checkpoint.store import CheckpointStore
@@ -17,7 +18,7 @@ from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.cli.wording import count, plural, size
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed.history import history_path, load_history, refresh_history
+from arxiv_embed.history import history_path, load_history, present_history
 from arxiv_embed.settings import settings_from_environment
 
 DAMAGED = 1
@@ -41,9 +42,7 @@ def show(
     """
     settings = settings_from_environment()
     store = _store(checkpoint_dir)
-    history = refresh_history(
-        settings, store_url=ask.store_url(db_name, settings), checkpoints=store, space=None, failed=None
-    )
+    history = present_history(settings, store_url=ask.store_url(db_name, settings), checkpoints=store)
     if as_json:
         typer.echo(history.to_json())
         return
@@ -65,7 +64,7 @@ def show(
     for shard, failed in history.failed_files.items():
         if not shards or shard in shards:
             given_up = ", given up" if failed.given_up else ""
-            say(console, f"failed: {shard}: {failed.error} ({failed.attempts} attempts{given_up})")
+            say(console, f"failed: {shard}: {failed.error} ({plural(failed.attempts, 'attempt')}{given_up})")
     for pattern in history.error_patterns.patterns()[:PATTERNS_SHOWN]:
         say(console, f"{pattern.count}×, last {pattern.last}, {pattern.kind}: {pattern.signature}")
 
@@ -134,17 +133,22 @@ def restore(
     """
     store = _store(checkpoint_dir)
     console = open_console()
-    restored, refusals = [], []
-    for manifest in _manifests(store, [shard]):
+    restored: list[Manifest] = []
+    refusals: list[str] = []
+    for manifest in _manifests(store, [shard]):  # embeddings first: whoever works on a shard holds their lock
         try:
             restored.append(store.restore(manifest.key, run_id=f"restore-{uuid4()}"))
+        except Locked:
+            raise
         except ArxivEmbedError as refusal:
-            refusals.append(refusal)
+            refusals.append(str(refusal))
     if not restored:
-        raise refusals[0]
+        raise ArxivEmbedError(refusals[0])
     for manifest in restored:
         origin = manifest.details["restored_generation"]
         say(console, f"{manifest.key}: generation {manifest.generation} is what generation {origin} was")
+    for reason in refusals:
+        say(console, reason)
     say(console, "`arxiv-embed run` brings the store up to date; a source that has changed since is read again.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -10,6 +11,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 def main() -> None:
     """What the installed script calls: an error that the user can mend is one sentence and exit code 2."""
+    logging.getLogger("arxiv_embed").addHandler(logging.NullHandler())  # commands say it themselves
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without → prints a ?

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError, masked
 from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
@@ -73,7 +73,7 @@ def store_url(db_name: str | None, settings: Settings) -> str:
     if db_name is None:
         return settings.store
     if not _NAME.fullmatch(db_name):
-        raise ArxivEmbedError(f"'{db_name}' is no name for a store: use letters, digits, dots and dashes.")
+        raise ArxivEmbedError(f"'{masked(db_name)}' is no name for a store: use letters, digits, dots and dashes.")
     return str(settings.stores / db_name)
 
 

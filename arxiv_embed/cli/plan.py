@@ -133,7 +133,7 @@ def failed_before(planned: RunPlan, options: RunOptions, settings: Settings) -> 
         if failure.signature != shard.signature:
             continue
         again = ": not tried again without --resume" if failure.given_up and not options.retry_failed else ""
-        yield f"{shard.key} has failed {failure.attempts} times ({failure.error}){again}"
+        yield f"{shard.key} has failed {plural(failure.attempts, 'time')} ({failure.error}){again}"
 
 
 def _as_json(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import typer
@@ -16,10 +15,10 @@ from arxiv_embed.cli.launched import LaunchedRun
 from arxiv_embed.cli.status import held_by_store
 from arxiv_embed.cli.terminal import complain, open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, plural
-from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError, sentence
 from arxiv_embed.plan import RunPlan, plan_run
 from arxiv_embed.progress import DeviceProgress, RunProgress
-from arxiv_embed.runs import KilledRun, killed_runs
+from arxiv_embed.runs import killed_runs
 from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
@@ -91,7 +90,7 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
     plan = plan_run(options, settings)
     before = list(killed_runs(settings))
     for gone in before:
-        say(console, _was_killed(gone))
+        say(console, str(gone))
     if not plan.pending:
         if before:
             _tell_dagster(settings)
@@ -107,7 +106,7 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
         interrupted = _follow(launched, console)
     progress = launched.poll()
     killed = launched.exit_code < 0 and progress.state != "done"
-    again = "run again without --fresh" if options.fresh else "run the same command"
+    again = "run the same command without --fresh" if options.fresh else "run the same command"
     if killed:
         _tell_dagster(settings)
     if interrupted and progress.state != "done":
@@ -124,18 +123,10 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
         say(console, f"--priority {', '.join(map(printable, options.priority))} marked no paper of these shards")
     for space in held_by_store(options.store)[:1]:
         say(console, f"{shown(options.store)} holds {plural(space.papers, 'paper')}, {plural(space.rows, 'row')}")
-    if launched.exit_code == SOMETHING_FAILED and not progress.failed and not progress.given_up:
+    if launched.exit_code == SOMETHING_FAILED and not (progress.failed or progress.given_up or progress.left):
         why = _no_space(settings) or f"{launched.last_words()}: see {launched.log}"
         complain(f"The rows are stored, but Dagster could not be told: {why}")
     return SOMETHING_FAILED if launched.exit_code == SOMETHING_FAILED or progress.failed_papers else DONE
-
-
-def _was_killed(gone: KilledRun) -> str:
-    progress = gone.progress
-    if not progress.started:
-        return f"The run {gone.run_id} was killed before it had begun."
-    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(progress.started))
-    return f"The run begun {began} was killed after {_done(progress)}: what it had saved is gone on from."
 
 
 def _follow(launched: LaunchedRun, console: Console) -> bool:
@@ -191,7 +182,7 @@ def summary(progress: RunProgress) -> str:
     tokens = progress.tokens
     seconds = progress.embedding_seconds
     speed = f": {embedded / seconds:.1f} papers/s, {count(tokens / seconds)} tokens/s" if embedded and seconds else ""
-    if progress.shards == 0 and not progress.given_up:
+    if not (progress.shards or progress.given_up):
         return "Nothing was left to do: another run has done it meanwhile"
     lines = [f"{plural(embedded, 'paper')} embedded in {duration(seconds)}{speed}"]
     if progress.papers_reused:
@@ -225,7 +216,7 @@ def summary(progress: RunProgress) -> str:
     for shard, error in progress.given_up.items():
         lines.append(f"not tried again: {shard}: {error}: --resume tries it")
     for shard, holder in progress.left.items():
-        lines.append(f"left to {holder}: {shard}")
+        lines.append(f"left to {holder}: {shard}; run again when that has ended")
     lines += [f"damaged: {damage}" for damage in progress.damages]
     return "\n".join(lines)
 
@@ -257,5 +248,8 @@ def _tell_dagster(settings: Settings) -> None:
     from arxiv_embed.pipeline.instance import open_instance
     from arxiv_embed.pipeline.killed import report_killed_runs
 
-    with open_instance(settings) as instance:
-        report_killed_runs(instance, settings, tell=lambda line: None)
+    try:
+        with open_instance(settings) as instance:
+            report_killed_runs(instance, settings, tell=lambda line: None)
+    except Exception as error:  # noqa: BLE001 - the work is not touched by that
+        complain(f"Dagster could not be told of the killed run ({sentence(error)}): the next run tells it.")

@@ -13,7 +13,7 @@ import typer
 from rich.table import Column, Table
 
 from arxiv_embed.checkpoint.manifest import Manifest
-from arxiv_embed.checkpoint.quarantine import Damage
+from arxiv_embed.checkpoint.quarantine import Damage, Quarantine
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
@@ -54,7 +54,7 @@ def status(
     last = last_run(settings)
     read = of_asset(checkpoints, "papers")
     held = held_by_store(url)
-    damages = checkpoints.quarantined()
+    damages = [*checkpoints.quarantined(), *Quarantine(settings.history / "quarantine").damages()]
     unembedded = sum(manifest.counts.get("failed", 0) for manifest in of_asset(checkpoints, "embeddings"))
     rejected = rejected_records(checkpoints, read) if rejects else None
     failed = failed_papers(checkpoints) if failures else None

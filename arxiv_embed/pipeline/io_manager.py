@@ -23,6 +23,9 @@ from arxiv_embed.settings import settings_from_environment
 IN_SPACE = "arxiv_embed/in_space"
 """Metadata of an asset whose checkpoints belong to the space of resource `embedding`, as vectors do."""
 
+WAIT_SECONDS = 60.0
+"""How long a shard is waited for that another process commits."""
+
 Tables: TypeAlias = pa.Table | Mapping[str, pa.Table]
 
 
@@ -53,14 +56,19 @@ class CheckpointIOManager(ConfigurableIOManager):
                     raise ArxivEmbedError(f"What shard '{shard}' was committed as is no longer there: run it again.")
                 continue
             tables: Mapping[str, pa.Table] = output if isinstance(output, Mapping) else {"rows": output}
+            if not tables or not all(isinstance(table, pa.Table) for table in tables.values()):
+                raise ArxivEmbedError(
+                    f"The output of shard '{shard}' is no Arrow table, and no mapping of names to some."
+                )
             papers = store.manifest(papers_key(shard))
-            store.commit(
-                key,
-                tables,
-                source=papers.source if papers else Source("", ""),
-                counts={name: table.num_rows for name, table in tables.items()},
-                run_id=context.run_id,
-            )
+            with store.hold(key, WAIT_SECONDS):
+                store.commit(
+                    key,
+                    tables,
+                    source=papers.source if papers else Source("", ""),
+                    counts={name: table.num_rows for name, table in tables.items()},
+                    run_id=context.run_id,
+                )
 
     def load_input(self, context: InputContext) -> CheckpointReader | dict[str, CheckpointReader]:
         """Raises `ArxivEmbedError` for a shard that has no whole checkpoint."""

@@ -9,11 +9,16 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunSta
 from dagster._core.events import EngineEventData
 from dagster._core.storage.runs import SqliteRunStorage
 
-from arxiv_embed.progress import progress_path
-from arxiv_embed.runs import LOCK, KilledRun, close_record, is_gone, killed_runs
+from arxiv_embed.progress import ProgressReader, progress_path
+from arxiv_embed.runs import LOCK, close_record, killed_runs
 from arxiv_embed.settings import Settings
 
-UNDER_WAY = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+UNDER_WAY = [
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
 
 
 def report_killed_runs(
@@ -28,17 +33,8 @@ def report_killed_runs(
             if run.run_id not in found:
                 tell(f"Run {run.run_id} was killed.")
     for killed in found.values():
-        tell(described(killed))
+        tell(str(killed))
         close_record(settings, killed)
-
-
-def described(killed: KilledRun) -> str:
-    """A sentence for whoever comes after it."""
-    progress = killed.progress
-    if not progress.started:
-        return f"Run {killed.run_id} was killed before it had begun."
-    done = f"{progress.papers_done:,} of {progress.papers:,} papers"
-    return f"Run {killed.run_id} was killed after {done}; what it had saved is gone on from."
 
 
 def _is_gone(instance: DagsterInstance, run: DagsterRun, settings: Settings) -> bool:
@@ -46,9 +42,9 @@ def _is_gone(instance: DagsterInstance, run: DagsterRun, settings: Settings) -> 
     only be known if Dagster's storage is this machine's own."""
     if (settings.runs / run.run_id / LOCK).exists():
         return False  # of the command line, and alive
-    record = progress_path(settings, run.run_id)
-    if record.exists():
-        return is_gone(record)
+    process = ProgressReader(progress_path(settings, run.run_id)).poll().process
+    if process is not None:
+        return process.is_gone
     pids = _pids(instance, run) if isinstance(instance.run_storage, SqliteRunStorage) else set()
     return bool(pids) and not any(_is_dagsters(pid) for pid in pids)
 

@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from arxiv_embed.errors import sentence
-from arxiv_embed.runs import ended_orderly, hold_run
+from arxiv_embed.errors import Kind, sentence
+from arxiv_embed.runs import hold_run, release_run
 from arxiv_embed.settings import RunOptions, Settings, settings_from_environment
 
 JOB = "embed_pending"
@@ -49,15 +50,18 @@ def main() -> int:
     request = LaunchRequest.from_line(sys.stdin.buffer.readline())
     threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
     settings = settings_from_environment()
-    with hold_run(settings, request.run_id):
-        try:
-            return _execute(request, settings)
-        except Exception as error:  # noqa: BLE001 - the process ends here
-            traceback.print_exc()
-            print(sentence(error), file=sys.stderr)  # the last line is what the command shows
-            return FAILED
-        finally:
-            ended_orderly(settings, request.run_id)
+    try:
+        with hold_run(settings, request.run_id):
+            try:
+                return _execute(request, settings)
+            finally:
+                release_run(settings, request.run_id)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the process ends here
+        traceback.print_exc()
+        print(sentence(error), file=sys.stderr)  # the last line is what the command shows
+        return FAILED
 
 
 def _execute(request: LaunchRequest, settings: Settings) -> int:
@@ -74,7 +78,7 @@ def _execute(request: LaunchRequest, settings: Settings) -> int:
     # No pool: a run of the command line is refused at once where its devices are taken, and never waits for a slot.
     resources = {"embedding": EmbeddingResource.configure_at_launch(), "gpus": GpuResource.configure_at_launch()}
     job = Definitions(jobs=[job_of_what_remains(pool=None)], resources=resources).resolve_job_def(JOB)
-    with patiently(lambda: open_instance(settings)) as instance:
+    with patiently(lambda: open_instance(settings), _say_and_wait) as instance:
         run = instance.create_run_for_job(
             job,
             run_id=request.run_id,
@@ -87,6 +91,11 @@ def _execute(request: LaunchRequest, settings: Settings) -> int:
             return SUCCEEDED if execute_run(InMemoryJob(job), run, instance).success else FAILED
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             return INTERRUPTED
+
+
+def _say_and_wait(error: Exception, kind: Kind, seconds: float) -> None:
+    print(f"{sentence(error)} ({kind}: again in {seconds:.0f} s)", file=sys.stderr, flush=True)
+    time.sleep(seconds)
 
 
 def _interrupt_at_end_of_input() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dagster import AssetMaterialization, MetadataValue, TableRecord
 from dagster._core.definitions.metadata import RawMetadataMapping
 
+from arxiv_embed.errors import masked
 from arxiv_embed.progress import PapersRead, ShardEmbedded
 from arxiv_embed.run import Report, Run
 
@@ -21,7 +22,7 @@ def materialization(report: Report, run: Run) -> AssetMaterialization:
         "rows": report.rows,
         "skipped papers": report.skipped_papers,
         "seconds": round(report.seconds, 3),
-        "store": run.options.store,
+        "store": masked(run.options.store),
     }
     return _event("vector_store", report.shard, metadata)
 

@@ -41,9 +41,7 @@ class Reporter:
     def say(self, line: str) -> None:
         """A line of the step's log."""
         self._unsaid.append(line)
-        while self._unsaid and not self._is_waiting:
-            self.ask(lambda: self._context.log.info(self._unsaid[0]))
-            self._unsaid.pop(0)
+        self._say_what_is_unsaid()
 
     def log(self, event: AssetMaterialization | AssetObservation) -> None:
         """An event of an asset."""
@@ -66,7 +64,14 @@ class Reporter:
 
     def ask(self, act: Callable[[], Result]) -> Result:
         """What `act` returns, which uses Dagster's database and may be done again."""
-        return patiently(act, self._wait)
+        result = patiently(act, self._wait)
+        self._say_what_is_unsaid()
+        return result
+
+    def _say_what_is_unsaid(self) -> None:
+        while self._unsaid and not self._is_waiting:
+            patiently(lambda: self._context.log.info(self._unsaid[0]), self._wait)
+            self._unsaid.pop(0)
 
     def _wait(self, error: Exception, kind: Kind, seconds: float) -> None:
         self._is_waiting = True

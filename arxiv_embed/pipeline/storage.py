@@ -12,7 +12,10 @@ from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.settings import settings_from_environment
 
 PSYCOPG2 = "postgresql+psycopg2://"
@@ -53,8 +56,16 @@ class ProjectComputeLogs(LocalComputeLogManager):
 
 def sqlalchemy_url(url: str) -> str:
     """A PostgreSQL URL as users write it, with the driver that dagster-postgres works with (SQLAlchemy 2.1 would
-    take psycopg 3)."""
+    take psycopg 3). Raises `ArxivEmbedError` for what is no such URL."""
     for scheme in ("postgresql://", "postgres://"):
         if url.startswith(scheme):
-            return PSYCOPG2 + url.removeprefix(scheme)
+            url = PSYCOPG2 + url.removeprefix(scheme)
+    try:
+        is_one = make_url(url).get_backend_name() == "postgresql"
+    except (ArgumentError, ValueError):
+        is_one = False
+    if not is_one:
+        raise ArxivEmbedError(
+            "ARXIV_EMBED_POSTGRES_URL is no PostgreSQL URL: write postgresql://user@host:5432/database."
+        )
     return url

@@ -12,16 +12,19 @@ from dagster._core.definitions.metadata import RawMetadataMapping
 from arxiv_embed.attempts import STEPS, Attempts, FailedAttempt
 from arxiv_embed.checkpoint.manifest import Manifest
 from arxiv_embed.checkpoint.store import CheckpointStore
-from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError, sentence
 from arxiv_embed.history import refresh_history
 from arxiv_embed.pipeline.failures import failed_shards, observation_of, success_after_failures
 from arxiv_embed.pipeline.killed import report_killed_runs
 from arxiv_embed.pipeline.materializations import materialization
 from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
+from arxiv_embed.plan import no_shard
 from arxiv_embed.progress import ShardStored
 from arxiv_embed.run import Report, Run
 from arxiv_embed.settings import Settings, settings_from_environment
+
+REASONS_SHOWN = 5
 
 
 @dataclass
@@ -59,9 +62,9 @@ def embed(
     """
     settings = settings_from_environment()
     reporter = Reporter(context)
-    reporter.ask(lambda: report_killed_runs(context.instance, settings, reporter.say, but=context.run_id))
     run: Run | None = None
     try:
+        reporter.ask(lambda: report_killed_runs(context.instance, settings, reporter.say, but=context.run_id))
         options = embedding.options(gpus, settings)
         with Run(options, settings, context.run_id, reporter.say, reporter.damaged) as run:
             reporter.on_trouble = partial(run.met, "")
@@ -69,10 +72,15 @@ def embed(
             counts = finds and not options.retry_failed
             before = {key: f.attempts for key, f in failed.items() if counts or f.run_id == context.run_id}
             chosen = reporter.ask(lambda: shards_of(run))
-            shards = [key for key in chosen if before.get(key, 0) < options.attempts]
+            there = [key for key in chosen if run.plan.has(key)]
+            shards = [key for key in there if before.get(key, 0) < options.attempts]
+            if finds:
+                run.keep_fresh_start()
             run.start(shards)
-            for key in sorted(set(chosen) - set(shards)):
+            for key in sorted(set(there) - set(shards)):
                 run.give_up(key, before[key], failed[key].error)
+            for key in sorted(set(chosen) - set(there)):
+                run.fail(key, no_shard(key))
             done = Done()
             ever_failed = set(failed)
 
@@ -91,19 +99,20 @@ def embed(
                 shards = attempts.take(shards, ["papers"])
                 assets = [asset for asset in assets if asset != "papers"]
             attempts.take(run.urgent_first(shards), assets)
+            if finds:
+                run.end_fresh_start()
     except ArxivEmbedError as error:
-        raise Failure(str(error), allow_retries=False) from error
+        raise Failure(sentence(error), allow_retries=False) from error
     finally:
         if run is not None:
             _keep_history(context, settings, run)
     if run.failed or run.given_up:
         reasons = {**run.failed, **run.given_up}
+        some = "; ".join(list(reasons.values())[:REASONS_SHOWN])
         raise Failure(
-            f"{len(reasons)} of {len(chosen)} shards failed: {'; '.join(reasons.values())}",
-            metadata={"failed": reasons},
-            allow_retries=False,
+            f"{len(reasons)} of {len(chosen)} shards failed: {some}", metadata={"failed": reasons}, allow_retries=False
         )
-    if run.left and not finds:
+    if run.left:
         raise Failure(
             f"Others are at work on {', '.join(run.left)}, which are left to them.", metadata={"left": run.left}
         )

@@ -139,7 +139,7 @@ def test_two_processes_that_find_the_same_damage_report_it_once_and_part_nothing
 def test_damage_reads_as_one_sentence() -> None:
     damage = Damage.of(KEY, "g000002.papers.arrow", "its sha256 does not fit", "its backup is used")
     assert str(damage) == (
-        "The checkpoint papers of cs.jsonl is damaged (g000002.papers.arrow: its sha256 does not fit): "
+        "Damaged: papers of cs.jsonl, g000002.papers.arrow: its sha256 does not fit; "
         "left where it is; its backup is used"
     )
     assert Damage.from_json(damage.to_json().encode()) == damage

@@ -10,6 +10,7 @@ import pytest
 from arxiv_embed import equipment
 from arxiv_embed.checkpoint.manifest import CheckpointKey
 from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.history import refresh_history
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed_tests.cli.commands import arxiv_embed
 from arxiv_embed_tests.damage import flip
@@ -69,15 +70,25 @@ def test_verify_reads_every_byte_and_changes_nothing_unless_it_is_asked_to(setti
     assert "sha256" in damage["reason"]
 
 
-@pytest.mark.usefixtures("options")
-def test_a_damaged_history_is_found_by_verify_and_made_again(settings: Settings) -> None:
-    assert arxiv_embed(settings.home, "checkpoint", "show").returncode == 0
+def test_a_damaged_history_is_found_by_verify_and_made_again(options: RunOptions, settings: Settings) -> None:
+    refresh_history(
+        settings, store_url=options.store, checkpoints=CheckpointStore(options.checkpoints), space=None, failed={}
+    )
     [path] = settings.history.glob("papers-*[0-9a-f].json")
     flip(path)
     assert arxiv_embed(settings.home, "checkpoint", "verify").returncode == 1
     assert arxiv_embed(settings.home, "checkpoint", "verify", "--repair").returncode == 1
+    assert "1 damaged file set aside" in arxiv_embed(settings.home, "status").stdout
     assert arxiv_embed(settings.home, "checkpoint", "show").returncode == 0
     assert arxiv_embed(settings.home, "checkpoint", "verify").returncode == 0
+
+
+@pytest.mark.usefixtures("options")
+def test_whoever_looks_changes_nothing(settings: Settings) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in settings.home.rglob("*"))
+    for command in (["status"], ["checkpoint", "show"], ["checkpoint", "verify"]):
+        assert arxiv_embed(settings.home, *command).returncode == 0
+    assert sorted((path, path.stat().st_mtime_ns) for path in settings.home.rglob("*")) == before
 
 
 def test_what_is_exported_is_a_folder_of_checkpoints(options: RunOptions, settings: Settings, tmp_path: Path) -> None:

@@ -11,10 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 OPERATION, PLACE, TIMES = "FAULTY_OPERATION", "FAULTY_PLACE", "FAULTY_TIMES"
 """Environment variables: what the disk fails at ("write", "fsync" or "read"), a pattern of the paths concerned,
 and how often; without that, for ever."""
 
+
+CHANGED = pytest.MonkeyPatch()
+"""Refuses to change what is not there, so that a change which has lost its object is noticed."""
 
 DIMENSIONS = 32
 """Those of the fixture `tiny_model`."""
@@ -77,11 +82,17 @@ def faulty_disk() -> None:
         os.pread = of_descriptor(os.pread)
 
 
-def instant_devices() -> None:
-    """Devices without a model, and no long wait for what stays ill."""
+def short_waits() -> None:
+    """No long wait for what stays ill."""
     import arxiv_embed.attempts
 
-    arxiv_embed.attempts.PAUSE_SECONDS = arxiv_embed.attempts.FIRST_WAIT = 0.1
+    for name in ("PAUSE_SECONDS", "FIRST_WAIT"):
+        CHANGED.setattr(arxiv_embed.attempts, name, 0.1)
+
+
+def instant_devices() -> None:
+    """Short waits, and devices without a model."""
+    short_waits()
     _replace_pool(delay=0.0)
 
 
@@ -98,12 +109,12 @@ def slow_devices() -> None:
     """Devices without a model, that take a quarter of a second a paper; every paper is a segment."""
     import arxiv_embed.embed
 
-    arxiv_embed.embed.SEGMENT_PAPERS = 1
+    CHANGED.setattr(arxiv_embed.embed, "SEGMENT_PAPERS", 1)
     _replace_pool(delay=0.25)
 
 
 def _replace_pool(delay: float) -> None:
-    import arxiv_embed.run
+    import arxiv_embed.equipment
     from arxiv_embed_tests.fake_pool import FakePool
 
-    arxiv_embed.run.Pool = FakePool(DIMENSIONS, delay=delay)  # type: ignore[assignment, misc]
+    CHANGED.setattr(arxiv_embed.equipment, "Pool", FakePool(DIMENSIONS, delay=delay))

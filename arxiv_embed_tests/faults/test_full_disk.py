@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from arxiv_embed_tests.cli.commands import arxiv_embed
-from arxiv_embed_tests.faults.ends import check_succeeded, check_whole, embed, reason, run_arguments
-from arxiv_embed_tests.kills.driven import start_driven
+from arxiv_embed_tests.cli.commands import arxiv_embed, start
+from arxiv_embed_tests.faults.ends import check_succeeded, check_whole, reason, run_arguments
+from arxiv_embed_tests.kills.driven import driven
 from arxiv_embed_tests.kills.watch import Following, wait_until
 from arxiv_embed_tests.small_disk import grow, small_disk
 
@@ -17,7 +17,7 @@ SHARDS = 4
 PAPERS = 120
 NEEDED_MEGABYTES = 64
 PATIENCE_SECONDS = 120.0
-SLOW_DEVICES = "arxiv_embed_tests.faults.changes:slow_devices"
+SHORT_WAITS = "arxiv_embed_tests.faults.changes:short_waits"
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def test_a_full_home_is_said_and_with_more_room_the_run_goes_on(
     with small_disk(tmp_path / "disk", 4) as disk:
         home = disk / "home"
         leave(disk, kilobytes, 4)
-        said = reason(embed(home, *arguments))
+        said = reason(driven(home, SHORT_WAITS, *arguments))
         assert "No space is left" in said
         status = arxiv_embed(home, "status")
         assert (status.returncode, status.stderr) == (0, ""), status.stdout + status.stderr
         grow(disk, NEEDED_MEGABYTES)
-        check_succeeded(embed(home, *arguments))
+        check_succeeded(driven(home, SHORT_WAITS, *arguments))
         check_whole(home, papers=PAPERS)
 
 
@@ -57,7 +57,7 @@ def test_a_run_waits_for_a_full_disk_to_be_given_room(arguments: tuple[str | Pat
     with small_disk(tmp_path / "disk", 4) as disk:
         home = disk / "home"
         leave(disk, 1200, 4)
-        command, following = start_driven(home, SLOW_DEVICES, *arguments), Following(home, set())
+        command, following = start(home, *arguments), Following(home, set())
         wait_until(
             lambda: command.poll() is not None or pauses(following), "the run met the full disk", PATIENCE_SECONDS
         )
@@ -78,10 +78,10 @@ def test_a_full_disk_of_the_store_is_said_and_embeds_nothing_again(
         (home / "stores").mkdir()
         (home / "stores" / "papers").symlink_to(disk / "papers")
         (disk / "papers").mkdir()
-        assert "No space is left" in reason(embed(home, *arguments))
+        assert "No space is left" in reason(driven(home, SHORT_WAITS, *arguments))
         held = _embedded(home)
         grow(disk, NEEDED_MEGABYTES)
-        check_succeeded(embed(home, *arguments))
+        check_succeeded(driven(home, SHORT_WAITS, *arguments))
         check_whole(home, papers=PAPERS)
         assert held > 0
         assert _embedded(home) == PAPERS
@@ -93,9 +93,9 @@ def test_a_full_disk_of_the_checkpoints_is_said_and_loses_nothing(
     home = tmp_path / "home"
     with small_disk(tmp_path / "disk", 1) as disk:
         elsewhere = (*arguments, "--checkpoint-dir", disk / "checkpoints")
-        assert "No space is left" in reason(embed(home, *elsewhere))
+        assert "No space is left" in reason(driven(home, SHORT_WAITS, *elsewhere))
         grow(disk, NEEDED_MEGABYTES)
-        check_succeeded(embed(home, *elsewhere))
+        check_succeeded(driven(home, SHORT_WAITS, *elsewhere))
         check_whole(home, papers=PAPERS)
 
 

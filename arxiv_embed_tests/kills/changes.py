@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 SEGMENT_PAPERS = 40
 
 
@@ -9,4 +11,4 @@ def make_segments_small() -> None:
     """A shard of a hundred papers has several segments."""
     import arxiv_embed.embed
 
-    arxiv_embed.embed.SEGMENT_PAPERS = SEGMENT_PAPERS
+    pytest.MonkeyPatch().setattr(arxiv_embed.embed, "SEGMENT_PAPERS", SEGMENT_PAPERS)
