@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from arxiv_embed.runs import hold_run, release_run
 from arxiv_embed.settings import RunOptions, Settings, settings_from_environment
 
 JOB = "embed_pending"
+WAITS_AT_START = {Kind.TRANSIENT: 3, Kind.RESOURCE: 1}
+"""Some seconds: a command that has begun nothing yet is not to be silent for long."""
 SUCCEEDED, FAILED, INTERRUPTED = 0, 1, 130
 
 
@@ -78,7 +79,7 @@ def _execute(request: LaunchRequest, settings: Settings) -> int:
     # No pool: a run of the command line is refused at once where its devices are taken, and never waits for a slot.
     resources = {"embedding": EmbeddingResource.configure_at_launch(), "gpus": GpuResource.configure_at_launch()}
     job = Definitions(jobs=[job_of_what_remains(pool=None)], resources=resources).resolve_job_def(JOB)
-    with patiently(lambda: open_instance(settings), _say_and_wait) as instance:
+    with patiently(lambda: open_instance(settings), most_waits=WAITS_AT_START) as instance:
         run = instance.create_run_for_job(
             job,
             run_id=request.run_id,
@@ -91,11 +92,6 @@ def _execute(request: LaunchRequest, settings: Settings) -> int:
             return SUCCEEDED if execute_run(InMemoryJob(job), run, instance).success else FAILED
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             return INTERRUPTED
-
-
-def _say_and_wait(error: Exception, kind: Kind, seconds: float) -> None:
-    print(f"{sentence(error)} ({kind}: again in {seconds:.0f} s)", file=sys.stderr, flush=True)
-    time.sleep(seconds)
 
 
 def _interrupt_at_end_of_input() -> None:

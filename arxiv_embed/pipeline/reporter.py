@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -86,7 +86,11 @@ def wait_in_silence(error: Exception, kind: Kind, seconds: float) -> None:
     time.sleep(seconds)
 
 
-def patiently(act: Callable[[], Result], wait: Callable[[Exception, Kind, float], None] = wait_in_silence) -> Result:
+def patiently(
+    act: Callable[[], Result],
+    wait: Callable[[Exception, Kind, float], None] = wait_in_silence,
+    most_waits: Mapping[Kind, int] = MOST_WAITS,
+) -> Result:
     """What `act` returns, once Dagster's database lets it; `wait` is given what it raised, that error's kind, and how
     many seconds to wait before it is tried again. Raises `DagsterAway` where the database does not come back."""
     waits = 0
@@ -97,7 +101,7 @@ def patiently(act: Callable[[], Result], wait: Callable[[Exception, Kind, float]
             kind = kind_of(error)
             if kind not in PASSING:
                 raise
-            if waits >= MOST_WAITS[kind]:
+            if waits >= most_waits[kind]:
                 raise DagsterAway(
                     f"Dagster's database cannot be used ({_first_line(error)}): mend that and run the same command "
                     "again; what was finished is saved."

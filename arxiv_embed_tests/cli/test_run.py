@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -187,7 +188,7 @@ def test_a_renamed_file_s_changed_text_takes_the_old_one_s_place(
     assert all("zebra" in hit["abstract"] for hit in hits)
 
 
-def test_a_shard_that_fails_is_listed_and_the_others_are_done(
+def test_a_shard_that_another_process_has_is_left_to_it_and_the_others_are_done(
     tmp_path: Path, small_folder: Path, tiny_model: Path
 ) -> None:
     home = tmp_path / "home"
@@ -195,10 +196,13 @@ def test_a_shard_that_fails_is_listed_and_the_others_are_done(
     with CheckpointStore(home / "checkpoints").hold(embeddings_key("first.jsonl", space)):
         result = arxiv_embed(home, "run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
     assert result.returncode == 1
-    assert "failed: first.jsonl: Shard first.jsonl is in use by process " in result.stdout
+    assert f"first.jsonl is worked on by process {os.getpid()} on " in result.stdout
+    assert f"left to process {os.getpid()} on " in result.stdout
+    assert "first.jsonl; run again when that has ended" in result.stdout
     assert "5 papers embedded" in result.stdout
+    assert result.stderr == ""
     told = json.loads(arxiv_embed(home, "status", "--json").stdout)["last_run"]
-    assert (told["state"], list(told["failed"])) == ("failed", ["first.jsonl"])
+    assert (told["state"], list(told["left"])) == ("unfinished", ["first.jsonl"])
 
 
 def test_a_plan_says_what_goes_first(
