@@ -31,7 +31,7 @@ def sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return sign
 
 
-@pytest.mark.parametrize("event", ["run_started", "shard_embedded"])
+@pytest.mark.parametrize("event", [pytest.param("run_started", marks=pytest.mark.slow), "shard_embedded"])
 def test_a_clock_set_back_within_a_run_changes_nothing(
     event: str, sign: Path, small_folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

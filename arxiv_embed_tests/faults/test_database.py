@@ -54,7 +54,14 @@ def database() -> Iterator[Database]:
             made.stop()
 
 
-@pytest.mark.parametrize("event", ["run_started", "segment", "shard_embedded"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param("run_started", marks=pytest.mark.slow),
+        "segment",
+        pytest.param("shard_embedded", marks=pytest.mark.slow),
+    ],
+)
 def test_a_database_that_is_away_for_five_seconds_costs_a_run_nothing_but_time(
     event: str, database: Database, small_folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -37,7 +37,9 @@ def leave(disk: Path, kilobytes: int, megabytes: int) -> None:
     (disk / "filling").write_bytes(bytes((megabytes << 20) - (kilobytes << 10)))
 
 
-@pytest.mark.parametrize("kilobytes", [8, 800, 1800, 3000])
+@pytest.mark.parametrize(
+    "kilobytes", [8, pytest.param(800, marks=pytest.mark.slow), 1800, pytest.param(3000, marks=pytest.mark.slow)]
+)
 def test_a_full_home_is_said_and_with_more_room_the_run_goes_on(
     kilobytes: int, arguments: tuple[str | Path, ...], tmp_path: Path
 ) -> None:

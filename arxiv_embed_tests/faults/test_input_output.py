@@ -14,8 +14,15 @@ from arxiv_embed_tests.kills.driven import driven
 FAULTY_DISK = "arxiv_embed_tests.faults.changes:faulty_disk"
 
 
-@pytest.mark.parametrize("operation", ["write", "fsync"])
-@pytest.mark.parametrize("asset", ["papers", "embeddings"])
+@pytest.mark.parametrize(
+    ("operation", "asset"),
+    [
+        ("write", "papers"),
+        ("fsync", "embeddings"),
+        pytest.param("write", "embeddings", marks=pytest.mark.slow),
+        pytest.param("fsync", "papers", marks=pytest.mark.slow),
+    ],
+)
 def test_a_shard_whose_checkpoint_cannot_be_written_is_named_and_the_other_done(
     operation: str, asset: str, small_folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -40,7 +47,14 @@ def test_a_disk_that_is_well_again_is_tried_again_by_the_same_run(
     check_whole(home)
 
 
-@pytest.mark.parametrize("file", ["manifest.json", "papers.arrow", "vectors.arrow"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param("manifest.json", marks=pytest.mark.slow),
+        pytest.param("papers.arrow", marks=pytest.mark.slow),
+        "vectors.arrow",
+    ],
+)
 def test_a_checkpoint_that_cannot_be_read_is_named_and_nothing_is_lost(
     file: str, small_folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,10 @@ AWAY_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0
 
 
-@pytest.mark.parametrize("held_before", [True, False], ids=["of an earlier run", "of this run"])
+@pytest.mark.parametrize(
+    "held_before",
+    [pytest.param(True, id="of an earlier run"), pytest.param(False, id="of this run", marks=pytest.mark.slow)],
+)
 def test_a_store_that_is_away_for_five_seconds_loses_nothing(
     held_before: bool, small_folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
