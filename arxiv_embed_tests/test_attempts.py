@@ -211,3 +211,49 @@ def test_a_shard_that_is_let_go_meanwhile_is_taken_at_the_end(
     monkeypatch.setattr(Run, "leave", leave_and_let_go)
     assert desk.run() == [SECOND, FIRST]
     assert desk.progress.left == {}
+
+
+def test_pauses_that_are_over_do_not_count_against_later_ones(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed, left = STEPS["embeddings"], {FIRST: 2, SECOND: 2}
+
+    def step(run: Run, key: str) -> Report:
+        if left[key]:
+            left[key] -= 1
+            raise NoSpace("No space is left in /data: free some.")
+        return embed(run, key)
+
+    monkeypatch.setattr(arxiv_embed.attempts, "STEPS", {**STEPS, "embeddings": step})
+    assert desk.run() == [FIRST, SECOND]
+    assert len([wait for wait in desk.waits if wait]) == 4
+
+
+def test_what_stops_a_run_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, desk, NoSpace("No space is left in /data: free some."), times=9)
+    with pytest.raises(NoSpace):
+        desk.run()
+    assert any(line.endswith("(resource: stopped)") for line in desk.told)
+
+
+def test_that_a_shard_is_left_is_told_once(desk: Desk, held: Callable[[], None]) -> None:
+    try:
+        desk.run()
+    finally:
+        held()
+    assert len([line for line in desk.told if "is worked on by" in line]) == 1
+
+
+def test_a_shard_taken_after_all_is_not_left(
+    desk: Desk, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = Run.leave
+
+    def leave_and_let_go(run: Run, key: str, refusal: Exception) -> None:
+        leave(run, key, refusal)  # type: ignore[arg-type]
+        held()
+
+    monkeypatch.setattr(Run, "leave", leave_and_let_go)
+    with Run(desk.options, desk.settings, "run") as run:
+        run.start([FIRST, SECOND])
+        attempts = Attempts(run, {}, lambda shard, assets: None, lambda report: None, lambda failure: None)
+        assert attempts.take([FIRST, SECOND], tuple(STEPS)) == [SECOND, FIRST]
+        assert run.left == {}

@@ -722,3 +722,36 @@ def test_finished_papers_become_a_segment_in_time_though_no_more_arrive(
     segments = Segments(tmp_path, KEY)
     embed_shard(PAPERS, 8, lambda: Slow(8), known=[], segments=segments, on_segment=saved.append)
     assert sum(saved) == 6
+
+
+def test_a_fresh_start_does_each_step_once_however_often_it_is_tried(desk: Desk) -> None:
+    desk.run()
+    before = len(desk.pool.embedded)
+    with Run(replace(desk.options, fresh=True), desk.settings, "fresh") as run:
+        run.start(["a.jsonl"])
+        for step in (run.read, run.embed, run.read, run.embed):
+            step("a.jsonl")
+    assert len(desk.pool.embedded) - before == 3
+    for key in (papers_key("a.jsonl"), embeddings_key("a.jsonl", desk.space)):
+        manifest = desk.checkpoints.manifest(key)
+        assert manifest is not None
+        assert manifest.generation == 2
+
+
+def test_a_paper_that_fails_again_is_tried_once_a_run(desk: Desk) -> None:
+    desk.put("a.jsonl", record("2401.00001"), record("2401.00002", "No more than poison."))
+    desk.run()
+    with Run(replace(desk.options, retry_failed=True), desk.settings, "again") as run:
+        run.start(["a.jsonl"])
+        for step in (run.read, run.embed, run.embed):
+            step("a.jsonl")
+    manifest = desk.checkpoints.manifest(embeddings_key("a.jsonl", desk.space))
+    assert manifest is not None
+    assert manifest.generation == 2
+
+
+def test_a_plan_counts_the_papers_of_shards_that_are_done_which_no_device_could_embed(desk: Desk) -> None:
+    desk.put("a.jsonl", record("2401.00001"), record("2401.00002", "No more than poison."))
+    desk.run()
+    assert plan_run(desk.options, desk.settings).failed_papers == 1
+    assert plan_run(replace(desk.options, retry_failed=True), desk.settings).failed_papers == 0

@@ -277,3 +277,17 @@ def test_papers_that_failed_are_done_with_and_known_by_their_reason() -> None:
         progress.apply({"time": 1.0, "event": event.name, **asdict(event)})
     assert progress.failed_papers == {"2401.00001": "it ends the worker that embeds it"}
     assert progress.papers_done == 10
+
+
+@pytest.mark.parametrize(
+    "line", ['{"time":2.0,"event":"shard_started","shbrd":"a"}', "[1,2]", "null", '{"event":"run_started"}', "[" * 9000]
+)
+def test_a_damaged_line_is_passed_over(tmp_path: Path, line: str) -> None:
+    record = tmp_path / "progress.jsonl"
+    with ProgressWriter(record) as writer:
+        writer.write(ShardStarted("a.jsonl", 3))
+    with record.open("a") as file:
+        file.write(line + "\n")
+    with ProgressWriter(record) as writer:
+        writer.write(RunFinished("done", "", 1.0))
+    assert ProgressReader(record).poll().state == "done"

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import arxiv_embed.equipment
+from arxiv_embed.errors import ArxivEmbedError, FatalError
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts, cpu_model, describe
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
 from arxiv_embed.progress import ProgressReader, progress_path
 from arxiv_embed.run import Run
+from arxiv_embed.runs import last_run
 from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.protocol import StoreAway
 from arxiv_embed_tests.fake_pool import FakePool
 
 DEVICES = "cpu:2"
@@ -118,3 +125,75 @@ def test_the_devices_are_recorded_and_told_once(options: RunOptions, settings: S
     assert facts[0].product == cpu_model()
     assert told == [describe(found) for found in facts]
     assert [line.split(": ")[0] for line in told] == ["cpu:0", "cpu:1"]
+
+
+@pytest.mark.usefixtures("pool")
+def test_a_run_that_may_wait_does_so_until_its_devices_are_free_and_says_for_what_once(
+    options: RunOptions, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    looks: list[float] = []
+    held = ExitStack()
+    held.enter_context(DeviceLeases(parse_devices("cpu:1"), settings.leases))
+
+    def look_again(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            held.close()
+
+    monkeypatch.setattr(arxiv_embed.equipment.time, "sleep", look_again)
+    with Run(replace(options, wait_for_devices=True), settings, "run", told.append) as run:
+        run.start(["first.jsonl"])
+        run.read("first.jsonl")
+        run.embed("first.jsonl")
+    assert looks[:3] == [arxiv_embed.equipment.LOOK_AGAIN_SECONDS] * 3
+    assert len([line for line in told if "Device cpu:0 is in use by process" in line]) == 1
+
+
+@pytest.mark.usefixtures("pool")
+def test_a_store_that_is_gone_since_the_run_was_planned_is_not_begun_anew(
+    options: RunOptions, settings: Settings, tmp_path: Path
+) -> None:
+    embed_first(options, settings, "first")
+    with Run(options, settings, "second") as run:
+        run.start(["second.jsonl"])
+        run.read("second.jsonl")
+        run.embed("second.jsonl")
+        shutil.move(options.store, tmp_path / "elsewhere")
+        with pytest.raises(StoreAway, match="was there and is gone"):
+            run.store("second.jsonl")
+    assert not Path(options.store).exists()
+
+
+@pytest.mark.usefixtures("pool")
+def test_what_went_wrong_first_is_what_is_told(
+    options: RunOptions, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(store: LanceStore, space: object) -> None:
+        raise FatalError("The store is full as well.")
+
+    monkeypatch.setattr(LanceStore, "finish", finish)
+
+    def all_steps() -> None:
+        with Run(options, settings, "run") as run:
+            run.start(["first.jsonl"])
+            for step in (run.read, run.embed, run.store):
+                step("first.jsonl")
+            raise ArxivEmbedError("The disk is full.")
+
+    with pytest.raises(ArxivEmbedError, match="The disk is full"):
+        all_steps()
+    assert ProgressReader(progress_path(settings, "run")).poll().error == "The disk is full."
+
+
+def test_a_record_whose_first_line_is_cut_does_not_hide_the_last_run(settings: Settings) -> None:
+    for run_id, content in (
+        ("cut", '{"time": 17'),
+        ("whole", '{"time": 18.0, "event": "run_finished", "state": "done", "error": ""}\n'),
+    ):
+        record = progress_path(settings, run_id)
+        record.parent.mkdir(parents=True)
+        record.write_text(content)
+    last = last_run(settings)
+    assert last is not None
+    assert last.state == "done"

@@ -647,3 +647,9 @@ def test_two_processes_cannot_work_on_one_shard(store: CheckpointStore) -> None:
     process.wait()
     with store.hold(key):
         assert os.getpid() != process.pid
+
+
+@pytest.mark.parametrize("name", ["x/rows", "../rows", "", ".rows"])
+def test_a_table_whose_name_leads_elsewhere_is_refused(store: CheckpointStore, name: str) -> None:
+    with pytest.raises(ArxivEmbedError, match="is no name for a table"):
+        store.commit(KEY, {name: table("a")}, source=Source("s", "c"), counts={}, run_id="run")

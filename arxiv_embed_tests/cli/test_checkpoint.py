@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from arxiv_embed import equipment
 from arxiv_embed.checkpoint.manifest import CheckpointKey
 from arxiv_embed.checkpoint.store import CheckpointStore
-from arxiv_embed.history import refresh_history
+from arxiv_embed.cli.app import app
+from arxiv_embed.errors import Kind
+from arxiv_embed.history import FailedShard, refresh_history
+from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed_tests.cli.commands import arxiv_embed
 from arxiv_embed_tests.damage import flip
@@ -147,3 +151,41 @@ def test_an_empty_home_is_shown_and_verified_too(tmp_path: Path) -> None:
     shown = arxiv_embed(tmp_path / "home", "checkpoint", "show")
     assert "No checkpoint is kept yet" in shown.stdout
     assert arxiv_embed(tmp_path / "home", "checkpoint", "verify").returncode == 0
+
+
+def printed(settings: Settings, *arguments: str) -> str:
+    result = CliRunner(env={"ARXIV_EMBED_HOME": str(settings.home)}).invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_what_failed_and_what_repeats_is_shown(options: RunOptions, settings: Settings) -> None:
+    with Run(options, settings, "second run") as run:
+        run.start([FIRST])
+        run.met(FIRST, ConnectionError("no answer"), Kind.TRANSIENT, "given up")
+        run.fail(FIRST, ConnectionError("no answer"))
+        run.give_up("second.jsonl", 3, "It broke.")
+    failed = FailedShard("It broke.", "transient", 3, "2026-01-01", "r", "s", given_up=True)
+    refresh_history(
+        settings,
+        store_url=options.store,
+        checkpoints=CheckpointStore(options.checkpoints),
+        space=None,
+        failed={"second.jsonl": failed},
+    )
+    shown = printed(settings, "checkpoint", "show")
+    assert "failed: second.jsonl: It broke. (3 attempts, given up)" in shown
+    assert "transient: ConnectionError: no answer" in shown
+    status = printed(settings, "status")
+    assert "failed: first.jsonl: ConnectionError: no answer" in status
+    assert "not tried again: second.jsonl: It broke. (tried 3 times): `arxiv-embed run --resume` tries it" in status
+
+
+@pytest.mark.usefixtures("options")
+def test_status_names_the_damaged_files_and_where_they_are(settings: Settings) -> None:
+    flip(data_of(settings, "g000001.vectors.arrow"))
+    CheckpointStore(settings.checkpoints).load(
+        next(key for key in CheckpointStore(settings.checkpoints).keys() if key.asset == "embeddings")  # noqa: SIM118
+    )
+    status = printed(settings, "status")
+    assert "g000001.vectors.arrow: its sha256 does not fit; set aside in " in status

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from arxiv_embed.cli.display import PlainDisplay, block, display_on
+from arxiv_embed.cli.display import LiveDisplay, PlainDisplay, block, display_on
 from arxiv_embed.cli.run import summary
 from arxiv_embed.cli.terminal import PIPED_WIDTH, open_console
 from arxiv_embed.cli.wording import count, duration, plural, size
@@ -146,3 +146,59 @@ def test_numbers_read_as_people_write_them() -> None:
         "2 h 05 min",
     ]
     assert [size(bytes_) for bytes_ in (12, 1500, 640_000, 1_200_000_000)] == ["12 bytes", "1.5 kB", "640 kB", "1.2 GB"]
+
+
+def error(time: float, message: str = "no answer from 10.0.0.7") -> dict[str, Any]:
+    told = {"kind": "transient", "action": "again in 2 s", "message": message}
+    return {"time": time, "event": "error", "shard": "b.jsonl", **told}
+
+
+LEFT = {"time": 1001.0, "event": "shard_left", "shard": "b.jsonl", "holder": "process 7 on host"}
+GIVEN_UP = {"time": 1001.0, "event": "shard_given_up", "shard": "b.jsonl", "attempts": 3, "error": "It broke."}
+DAMAGE = {
+    "time": 1001.0,
+    "event": "damage",
+    "checkpoint": "papers of b.jsonl",
+    "file": "g000001.papers.arrow",
+    "reason": "its sha256 does not fit",
+    "remedy": "it is done again",
+    "place": "/q/1",
+}
+
+
+@pytest.mark.parametrize("kind", [PlainDisplay, LiveDisplay])
+def test_what_goes_wrong_is_shown_once_as_it_happens(kind: type[PlainDisplay] | type[LiveDisplay]) -> None:
+    console = Console(file=io.StringIO(), width=200, highlight=False, markup=False)
+    progress = progress_of(STARTED, error(1001.0), LEFT, DAMAGE)
+    with kind(console) as display:
+        for _ in range(3):
+            display.show(progress)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    for notice in (
+        "b.jsonl: no answer from 10.0.0.7 (transient: again in 2 s)",
+        "b.jsonl is worked on by process 7 on host: others first",
+        "damaged: papers of b.jsonl: g000001.papers.arrow: its sha256 does not fit; it is done again",
+    ):
+        assert shown.count(notice) == 1
+
+
+def test_an_error_that_repeats_is_noticed_now_and_then() -> None:
+    progress = progress_of(STARTED, *(error(1001.0 + n, f"no answer from 10.0.0.{n}") for n in range(12)))
+    single = [notice for notice in progress.notices if notice.startswith("b.jsonl: ")]
+    folded = [notice.split(" times")[0] for notice in progress.notices if " times: " in notice]
+    assert (len(single), folded) == (2, ["3", "10"])
+
+
+def test_a_step_that_is_tried_again_repeats_no_notice() -> None:
+    progress = progress_of(STARTED, LEFT)
+    before = list(progress.notices)
+    progress.apply(STARTED)
+    assert progress.notices == before
+
+
+def test_the_summary_lists_what_was_not_done_and_what_was_damaged() -> None:
+    lines = summary(progress_of(STARTED, GIVEN_UP, {**LEFT, "shard": "[a].jsonl"}, DAMAGE)).splitlines()
+    assert "not tried again: b.jsonl: It broke. (tried 3 times): --resume tries it" in lines
+    assert "left to process 7 on host: [a].jsonl; run again when that has ended" in lines
+    assert lines[-1].startswith("damaged: papers of b.jsonl: ")

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli.app import app
 from arxiv_embed.gpu import devices
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts, describe, inventory
+from arxiv_embed.history import FailedShard, refresh_history
+from arxiv_embed.metadata.shards import list_folder
+from arxiv_embed.settings import Settings
 from arxiv_embed_tests.gpu.fake_nvml import FakeGpu, FakeNvml
 
 
@@ -55,3 +59,33 @@ def test_a_plan_in_json_has_the_facts(small_folder: Path, tmp_path: Path, tiny_m
     told = json.loads(plan(small_folder, tmp_path / "home", tiny_model, "--devices", "cuda:1", "--json"))
     assert [DeviceFacts(**facts) for facts in told["devices"]] == inventory(parse_devices("cuda:1"))
     assert told["devices"][0]["power_limit"] == 350
+
+
+def test_a_plan_names_pending_shards_that_have_failed_and_what_it_takes_to_try_them(
+    small_folder: Path, settings: Settings, tiny_model: Path
+) -> None:
+    shards = list_folder(small_folder, shard_papers=20_000, index=settings.index).shards
+    signatures = {shard.key: shard.signature for shard in shards}
+
+    def failed(shard: str, attempts: int, *, signature: str = "") -> FailedShard:
+        signature = signature or signatures[shard]
+        return FailedShard("It broke.", "transient", attempts, "2026-01-01", "r", signature, attempts >= 3)
+
+    def told(failures: dict[str, FailedShard], *arguments: str) -> list[str]:
+        refresh_history(
+            settings,
+            store_url=settings.store,
+            checkpoints=CheckpointStore(settings.checkpoints),
+            space=None,
+            failed=failures,
+        )
+        shown = plan(small_folder, settings.home, tiny_model, "--devices", "cpu:1", *arguments)
+        return [line for line in shown.splitlines() if "has failed" in line]
+
+    both = {"first.jsonl": failed("first.jsonl", 3), "second.jsonl": failed("second.jsonl", 1)}
+    assert told(both) == [
+        "first.jsonl has failed 3 times (It broke.): not tried again without --resume",
+        "second.jsonl has failed 1 time (It broke.)",
+    ]
+    assert told(both, "--resume")[0] == "first.jsonl has failed 3 times (It broke.)"
+    assert told({"first.jsonl": failed("first.jsonl", 3, signature="of an older file")}) == []

@@ -17,6 +17,7 @@ from dagster import (
     Definitions,
     ExecuteInProcessResult,
     asset,
+    build_output_context,
 )
 
 import arxiv_embed.equipment
@@ -25,11 +26,12 @@ from arxiv_embed.checkpoint.reader import CheckpointReader
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.pipeline.assets import CHECKPOINTS, embedded_metadata
 from arxiv_embed.pipeline.io_manager import CheckpointIOManager
 from arxiv_embed.pipeline.partitions import metadata_files, register_shards
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource, resource_config
-from arxiv_embed.plan import embeddings_key
+from arxiv_embed.plan import embeddings_key, papers_key
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed_tests.damage import flip
 from arxiv_embed_tests.fake_pool import FakePool
@@ -184,3 +186,71 @@ def test_a_manifest_that_is_not_what_the_store_holds_is_refused(
     monkeypatch.setattr(CheckpointIOManager, "_key", lambda self, context, shard: CheckpointKey("papers", "elsewhere"))
     result = materialize(options, instance, ["papers"], SHARDS[:1])
     assert not result.success
+
+
+@asset(partitions_def=metadata_files, io_manager_key=CHECKPOINTS)
+def half(context: AssetExecutionContext) -> Any:
+    """Forgets a shard."""
+    return {SHARDS[0]: {"rows": pa.table({"n": [1]})}}
+
+
+@asset(partitions_def=metadata_files, io_manager_key=CHECKPOINTS, key=["own", "numbers"])
+def numbers(context: AssetExecutionContext) -> Any:
+    """One table a shard, without a name of its own."""
+    return {shard: pa.table({"n": [1, 2, 3]}) for shard in context.partition_keys}
+
+
+own = Definitions(
+    assets=[half, numbers],
+    resources={"embedding": embedding, CHECKPOINTS: CheckpointIOManager(embedding=embedding)},
+)
+
+
+def materialize_own(options: RunOptions, instance: DagsterInstance, asset: list[str]) -> ExecuteInProcessResult:
+    return own.get_implicit_global_asset_job_def().execute_in_process(
+        run_config={"resources": {"embedding": resource_config(options)["embedding"]}},
+        instance=instance,
+        asset_selection=[AssetKey(asset)],
+        tags={"dagster/asset_partition_range_start": SHARDS[0], "dagster/asset_partition_range_end": SHARDS[-1]},
+        raise_on_error=False,
+    )
+
+
+def test_an_output_that_forgets_a_shard_is_refused(options: RunOptions, instance: DagsterInstance) -> None:
+    result = materialize_own(options, instance, ["half"])
+    assert not result.success
+    messages = [str(event.event_specific_data) for event in result.all_events if event.is_failure]
+    assert any("The output of half is not one for each of its 2 shards." in text for text in messages)
+
+
+def test_a_bare_table_is_kept_below_the_asset_s_whole_name(options: RunOptions, instance: DagsterInstance) -> None:
+    assert materialize_own(options, instance, ["own", "numbers"]).success
+    loaded = CheckpointStore(options.checkpoints).load(CheckpointKey("own.numbers", "first.jsonl"))
+    assert loaded is not None
+    assert loaded.tables["rows"]["n"].to_pylist() == [1, 2, 3]
+
+
+def test_what_is_made_from_papers_names_their_source(options: RunOptions, instance: DagsterInstance) -> None:
+    assert materialize(options, instance, ALL).success
+    store = CheckpointStore(options.checkpoints)
+    ours, papers = store.manifest(CheckpointKey("lengths", "first.jsonl")), store.manifest(papers_key("first.jsonl"))
+    assert ours is not None
+    assert papers is not None
+    assert ours.source == papers.source
+
+
+def test_a_damaged_input_is_a_line_of_the_log(options: RunOptions, instance: DagsterInstance) -> None:
+    assert materialize(options, instance, ALL).success
+    flip(data_of(options, "first.jsonl")[-1])
+    result = materialize(options, instance, ["lengths"])
+    messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert any("g000001.vectors.arrow: its sha256 does not fit; set aside in" in message for message in messages)
+
+
+@pytest.mark.parametrize("output", ["no table", {}, {"rows": "no table"}, None], ids=str)
+def test_an_output_that_is_no_table_is_refused_in_a_sentence(options: RunOptions, output: Any) -> None:
+    manager = CheckpointIOManager(embedding=EmbeddingResource(checkpoint_dir=str(options.checkpoints)))
+    context = build_output_context(asset_key=AssetKey("lengths"), partition_key="first.jsonl", run_id="run")
+    with pytest.raises(ArxivEmbedError, match=r"The output of shard 'first.jsonl' is no Arrow table"):
+        manager.handle_output(context, {"first.jsonl": output})
+    assert CheckpointStore(options.checkpoints).keys() == []

@@ -125,10 +125,9 @@ def test_a_run_that_is_alive_is_left_alone(ground: Ground) -> None:
 
 
 def test_a_run_that_was_killed_before_it_wrote_a_record_is_noticed(ground: Ground) -> None:
-    process = ground.start("embed_pending")
     settings = settings_from_environment()
-    wait_until(lambda: any(settings.dagster.rglob("runs.db")), "Dagster had begun")
     with open_instance(settings) as instance:
+        process = ground.start("embed_pending")
         wait_until(lambda: statuses(instance) == [DagsterRunStatus.STARTED], "the run had begun")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

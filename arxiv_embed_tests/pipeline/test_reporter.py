@@ -13,6 +13,7 @@ from dagster import AssetMaterialization, DagsterInstance, OpExecutionContext, j
 from sqlalchemy.exc import OperationalError
 
 import arxiv_embed.pipeline.reporter
+from arxiv_embed.attempts import PAUSE_SECONDS
 from arxiv_embed.errors import Kind
 from arxiv_embed.pipeline.reporter import MOST_WAITS, DagsterAway, Reporter
 
@@ -113,3 +114,13 @@ def test_an_error_that_is_no_outage_is_not_waited_for(waits: list[float]) -> Non
     with pytest.raises(PermissionError):
         arxiv_embed.pipeline.reporter.patiently(refuse)
     assert waits == []
+
+
+def test_a_full_disk_is_waited_for_as_long_as_a_run_pauses(waits: list[float]) -> None:
+    def refuse() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DagsterAway):
+        arxiv_embed.pipeline.reporter.patiently(refuse)
+    assert len(waits) == 2
+    assert all(0.5 * PAUSE_SECONDS <= wait <= 1.5 * PAUSE_SECONDS for wait in waits)

@@ -5,22 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dagster import AssetKey, AssetMaterialization, AssetObservation, DagsterInstance
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    AssetObservation,
+    AssetRecordsFilter,
+    DagsterEventType,
+    DagsterInstance,
+)
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 import arxiv_embed.attempts
 import arxiv_embed.equipment
+import arxiv_embed.pipeline.failures
+import arxiv_embed.pipeline.reporter
+import arxiv_embed.pipeline.work
+from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.history import history_path, load_history
 from arxiv_embed.pipeline.partitions import metadata_files, register_shards
 from arxiv_embed.pipeline.reporter import Reporter
+from arxiv_embed.plan import embeddings_key
 from arxiv_embed.progress import ProgressReader, RunProgress
 from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed_tests.damage import flip
 from arxiv_embed_tests.fake_pool import FakePool
 from arxiv_embed_tests.pipeline.runs import execute, materialized, options_for
+from arxiv_embed_tests.pipeline.test_reporter import away
 
 SHARDS = ["first.jsonl", "second.jsonl"]
 IN_FIRST = "Sparsity-certifying"
@@ -174,3 +189,125 @@ def test_the_colours_of_partitions_tell_the_truth(
     for asset in ("papers", "embeddings", "vector_store"):
         assert failed_partitions(instance, asset) == set()
         assert materialized(instance, asset) == set(SHARDS)
+
+
+def space(options: RunOptions):
+    return space_of(resolve_model(options.model), options.chunker, options.max_tokens)
+
+
+def test_a_run_that_gives_a_shard_up_says_so_and_has_failed(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, settings: Settings
+) -> None:
+    assert not execute("embed_pending", options, instance).success
+    result = execute("embed_pending", options, instance)
+    messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert any(message.startswith("first.jsonl failed 3 times and is not tried again: ") for message in messages)
+    assert last_record(settings).state == "failed"
+
+
+def test_failures_in_one_space_do_not_count_in_another(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool
+) -> None:
+    assert not execute("embed_pending", options, instance).success
+    assert attempts_in_all(pool) == 3
+    other = replace(options, chunker="whole", store=f"{options.store}-whole")
+    before = len(pool.urgent)
+    assert not execute("embed_pending", other, instance).success
+    assert len(pool.urgent) - before == 4  # three times the first shard, once the second
+
+
+def test_a_failure_is_found_among_however_many_observations(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.fail_on = ""
+    pool.fail_after = 0
+    assert not execute("embed_pending", options, instance).success  # three observations of each shard
+    monkeypatch.setattr(arxiv_embed.pipeline.failures, "AT_ONCE", 1)
+    before = len(pool.urgent)
+    assert not execute("embed_pending", options, instance).success
+    assert len(pool.urgent) == before
+
+
+def test_a_step_that_is_tried_again_counts_what_it_tried_before(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, left = arxiv_embed.pipeline.work._keep_history, [1]
+
+    def crash_once(*arguments: Any) -> None:
+        keep(*arguments)
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("the step crashed")
+
+    monkeypatch.setattr(arxiv_embed.pipeline.work, "_keep_history", crash_once)
+    result = execute("embed_shards", options, instance, shards=SHARDS)
+    assert not result.success
+    assert DagsterEventType.STEP_UP_FOR_RETRY in {event.event_type for event in result.all_events}
+    assert attempts_in_all(pool) == 3
+
+
+def test_a_shard_that_was_given_up_does_not_make_the_step_be_tried_again(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool
+) -> None:
+    result = execute("embed_shards", options, instance, shards=SHARDS)
+    assert not result.success
+    assert DagsterEventType.STEP_UP_FOR_RETRY not in {event.event_type for event in result.all_events}
+
+
+def test_a_history_that_cannot_be_written_fails_no_run(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **how: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    pool.fail_on = ""
+    monkeypatch.setattr(arxiv_embed.pipeline.work, "refresh_history", refuse)
+    result = execute("embed_pending", options, instance)
+    assert result.success
+    messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert any("The history could not be written" in message for message in messages)
+
+
+@pytest.mark.parametrize("job", ["embed_pending", "embed_shards"])
+def test_a_run_that_leaves_a_shard_to_another_process_has_not_done_all(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, job: str
+) -> None:
+    pool.fail_on = ""
+    with CheckpointStore(options.checkpoints).hold(embeddings_key("first.jsonl", space(options))):
+        result = execute(job, options, instance, shards=SHARDS if job == "embed_shards" else ())
+    assert not result.success
+    failure = result.failure_data_for_node("embed_metadata" if job == "embed_shards" else "embed_what_remains")
+    assert failure is not None
+    assert "Others are at work on first.jsonl" in str(failure.error)
+    assert materialized(instance, "vector_store") == {"second.jsonl"}
+
+
+def test_a_database_that_is_away_is_an_error_of_the_run(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = pool.encode
+
+    def encode_while_it_goes_away(*arguments: Any, **how: Any) -> Any:
+        yield from encode(*arguments, **how)
+        away(monkeypatch, instance, times=2)
+
+    pool.fail_on = ""
+    monkeypatch.setattr(pool, "encode", encode_while_it_goes_away)
+    monkeypatch.setattr(arxiv_embed.pipeline.reporter.time, "sleep", lambda seconds: None)
+    assert execute("embed_pending", options, instance).success
+    assert any("OperationalError" in pattern.example for pattern in last_record(settings).errors.patterns())
+
+
+def test_damage_that_a_run_finds_is_told_to_dagster(
+    options: RunOptions, instance: DagsterInstance, pool: FakePool, settings: Settings
+) -> None:
+    pool.fail_on = ""
+    assert execute("embed_pending", options, instance).success
+    [data] = options.checkpoints.glob("papers/-/first.jsonl/g*.papers.arrow")
+    flip(data)
+    assert execute("embed_shards", options, instance, shards=SHARDS[:1]).success
+    of_shard = AssetRecordsFilter(asset_key=AssetKey("papers"), asset_partitions=["first.jsonl"])
+    [record] = instance.fetch_observations(of_shard, limit=10).records
+    assert record.asset_observation is not None
+    assert data.name in str(record.asset_observation.metadata["damaged"].value)
+    assert len(last_record(settings).damages) == 1

@@ -22,7 +22,7 @@ from arxiv_embed.checkpoint.atomic import NoSpace, NotWritable
 from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.stores import lance
 from arxiv_embed.stores.lance import LanceStore
-from arxiv_embed.stores.protocol import Filters, StoreError, open_store
+from arxiv_embed.stores.protocol import Filters, StoreAway, StoreError, open_store
 from arxiv_embed_tests.damage import delete, truncate
 from arxiv_embed_tests.small_disk import grow, small_disk
 from arxiv_embed_tests.stores.shard_rows import OTHER_SPACE, SPACE, Record, held, papers_held, shard_rows
@@ -329,3 +329,17 @@ def test_a_store_is_found_made_or_refused_in_one_sentence(tmp_path: Path) -> Non
     open_store(str(tmp_path / "none"), create=True)
     with pytest.raises(StoreError, match="holds nothing in this space"):
         LanceStore(tmp_path / "none").papers(SPACE.fingerprint, ["1"])
+
+
+@pytest.mark.parametrize("by", ["the same store object", "another"])
+def test_a_store_whose_folder_is_gone_is_away_and_not_begun_anew(store: LanceStore, tmp_path: Path, by: str) -> None:
+    write(store, "a", Record("1"))
+    if by == "another":
+        store = LanceStore(tmp_path / "store")
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreAway, match="was there and is gone"):
+        write(store, "b", Record("2"))
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    write(store, "b", Record("2"))
+    assert store.count(SPACE.fingerprint)[0] == 2
