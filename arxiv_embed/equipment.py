@@ -9,11 +9,11 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
+from arxiv_embed.events import DevicesFound, Event, PoolReady
 from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
 from arxiv_embed.gpu.pool import Pool
 from arxiv_embed.plan import RunPlan
-from arxiv_embed.progress import DevicesFound, Event, PoolReady
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import StoreAway, StoreError, VectorStore, open_store
 

@@ -23,14 +23,7 @@ from arxiv_embed.encoding.space import Space
 from arxiv_embed.equipment import Equipment
 from arxiv_embed.error_patterns import ErrorPatterns
 from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind, masked, sentence
-from arxiv_embed.fresh import end_fresh_start, keep_fresh_start
-from arxiv_embed.gpu.outcomes import BatchReport, Incident
-from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import Shard
-from arxiv_embed.plan import RunPlan, covers, embeddings_key, papers_key, plan_run, stored_identity
-from arxiv_embed.priority import parse_priority
-from arxiv_embed.processes import ProcessId
-from arxiv_embed.progress import (
+from arxiv_embed.events import (
     BatchDone,
     DamageFound,
     DeviceIncident,
@@ -38,7 +31,6 @@ from arxiv_embed.progress import (
     Event,
     PaperFailed,
     PapersRead,
-    ProgressWriter,
     RunFinished,
     RunStarted,
     SegmentSaved,
@@ -48,8 +40,15 @@ from arxiv_embed.progress import (
     ShardLeft,
     ShardStarted,
     ShardStored,
-    progress_path,
 )
+from arxiv_embed.fresh import end_fresh_start, keep_fresh_start
+from arxiv_embed.gpu.outcomes import BatchReport, Incident
+from arxiv_embed.metadata.reading import ShardReader
+from arxiv_embed.metadata.shards import Shard
+from arxiv_embed.plan import RunPlan, covers, embeddings_key, papers_key, plan_run, stored_identity
+from arxiv_embed.priority import parse_priority
+from arxiv_embed.processes import ProcessId
+from arxiv_embed.record import ProgressWriter, progress_path
 from arxiv_embed.runs import note_as_last
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import PAPER_CHUNK, VectorStore

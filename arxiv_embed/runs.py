@@ -10,16 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arxiv_embed.checkpoint.atomic import write_atomically
-from arxiv_embed.checkpoint.lock import FileLock
-from arxiv_embed.progress import (
-    ProgressReader,
-    ProgressWriter,
-    RunFinished,
-    RunProgress,
-    has_ended,
-    is_being_written,
-    progress_path,
-)
+from arxiv_embed.checkpoint.lock import FileLock, is_held
+from arxiv_embed.events import RunFinished
+from arxiv_embed.progress import RunProgress
+from arxiv_embed.record import RECORD, ProgressReader, ProgressWriter, has_ended, progress_path
 from arxiv_embed.settings import Settings
 
 LOCK = "process.lock"
@@ -64,7 +58,7 @@ def last_run(settings: Settings) -> RunProgress | None:
     if record is None:
         return None
     progress = ProgressReader(record).poll()
-    if progress.state in ("starting", "running") and not is_being_written(record):
+    if progress.state in ("starting", "running") and not is_held(record):
         progress.state = "killed"
     return progress
 
@@ -72,11 +66,11 @@ def last_run(settings: Settings) -> RunProgress | None:
 def killed_runs(settings: Settings) -> Iterator[KilledRun]:
     """Those that nobody has closed yet (`close_record`)."""
     for folder in sorted(settings.runs.glob("*")):
-        record, lock = folder / "progress.jsonl", folder / LOCK
+        record, lock = folder / RECORD, folder / LOCK
         if lock.exists():
-            gone = not is_being_written(lock) and lock.exists()  # one that has just ended in order has removed it
+            gone = not is_held(lock) and lock.exists()  # one that has just ended in order has removed it
         else:
-            gone = record.exists() and not has_ended(record) and not is_being_written(record) and is_gone(record)
+            gone = record.exists() and not has_ended(record) and not is_held(record) and is_gone(record)
         if gone:
             yield KilledRun(folder.name, ProgressReader(record).poll())
 
@@ -102,7 +96,7 @@ def _last_record(settings: Settings) -> Path | None:
         record = progress_path(settings, (settings.runs / LAST).read_text("utf-8"))
         if record.exists():
             return record
-    return max(settings.runs.glob("*/progress.jsonl"), key=_begun, default=None)
+    return max(settings.runs.glob(f"*/{RECORD}"), key=_begun, default=None)
 
 
 def _begun(record: Path) -> float:

@@ -16,7 +16,8 @@ from arxiv_embed.attempts import STEPS, Attempts, FailedAttempt
 from arxiv_embed.checkpoint.atomic import NoSpace
 from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind
 from arxiv_embed.plan import embeddings_key
-from arxiv_embed.progress import ProgressReader, RunProgress, progress_path
+from arxiv_embed.progress import RunProgress
+from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.run import Report, Run
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed_tests.fake_pool import FakePool

@@ -37,7 +37,7 @@ from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.plan import embeddings_key, papers_key, plan_run
-from arxiv_embed.progress import ProgressReader, progress_path
+from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, settings_from_environment
 from arxiv_embed.stores.lance import LanceStore

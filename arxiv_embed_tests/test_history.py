@@ -29,6 +29,16 @@ from arxiv_embed.checkpoint.manifest import CheckpointKey, Source
 from arxiv_embed.checkpoint.quarantine import Damage, Quarantine
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.errors import Kind
+from arxiv_embed.events import (
+    BatchDone,
+    DeviceIncident,
+    DevicesFound,
+    ErrorMet,
+    Event,
+    PaperFailed,
+    RunFinished,
+    RunStarted,
+)
 from arxiv_embed.history import (
     DamagedHistory,
     Embedded,
@@ -39,18 +49,7 @@ from arxiv_embed.history import (
     load_history,
     refresh_history,
 )
-from arxiv_embed.progress import (
-    BatchDone,
-    DeviceIncident,
-    DevicesFound,
-    ErrorMet,
-    Event,
-    PaperFailed,
-    ProgressWriter,
-    RunFinished,
-    RunStarted,
-    progress_path,
-)
+from arxiv_embed.record import ProgressWriter, progress_path
 from arxiv_embed.settings import RunOptions, Settings, settings_from_environment
 from arxiv_embed.tally import KEPT_BATCHES, KEPT_RUNS
 from arxiv_embed_tests.damage import DAMAGES

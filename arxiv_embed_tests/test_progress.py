@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arxiv_embed.progress import (
-    RATE_SECONDS,
+from arxiv_embed.checkpoint.lock import is_held
+from arxiv_embed.events import (
     BatchDone,
     DeviceIncident,
     DevicesFound,
@@ -21,17 +21,15 @@ from arxiv_embed.progress import (
     PaperFailed,
     PapersRead,
     PoolReady,
-    ProgressReader,
-    ProgressWriter,
     RunFinished,
-    RunProgress,
     RunStarted,
     ShardEmbedded,
     ShardFailed,
     ShardStarted,
     ShardStored,
-    is_being_written,
 )
+from arxiv_embed.progress import RATE_SECONDS, RunProgress
+from arxiv_embed.record import ProgressReader, ProgressWriter
 
 
 def started(*shards: str, papers: int = 100, unchanged: int = 1) -> RunStarted:
@@ -164,7 +162,7 @@ def test_half_lines_among_whole_ones_do_not_keep_the_record_from_being_read(
 WRITER = """
 import sys
 from pathlib import Path
-from arxiv_embed.progress import ProgressWriter
+from arxiv_embed.record import ProgressWriter
 from arxiv_embed_tests.test_progress import batch, started
 with ProgressWriter(Path(sys.argv[1])) as writer:
     writer.write(started("a"))
@@ -177,15 +175,15 @@ with ProgressWriter(Path(sys.argv[1])) as writer:
 
 def test_a_killed_runs_record_is_readable_and_known_to_be_nobodys(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
-    assert not is_being_written(path)
+    assert not is_held(path)
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "going\n"
-    assert is_being_written(path)
+    assert is_held(path)
     process.kill()
     process.wait()
-    assert not is_being_written(path)
+    assert not is_held(path)
     progress = read(path)
     assert progress.state == "running"
     assert progress.papers_done > 50

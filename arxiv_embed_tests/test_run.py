@@ -14,7 +14,7 @@ from arxiv_embed.errors import ArxivEmbedError, FatalError
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts, cpu_model, describe
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
-from arxiv_embed.progress import ProgressReader, progress_path
+from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.run import Run
 from arxiv_embed.runs import last_run
 from arxiv_embed.settings import RunOptions, Settings

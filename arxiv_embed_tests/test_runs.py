@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import arxiv_embed.runs
+from arxiv_embed.events import RunFinished, RunStarted
 from arxiv_embed.processes import ProcessId
-from arxiv_embed.progress import ProgressReader, ProgressWriter, RunFinished, RunStarted, progress_path
+from arxiv_embed.record import ProgressReader, ProgressWriter, progress_path
 from arxiv_embed.runs import close_record, hold_run, killed_runs, last_run, note_as_last, release_run
 from arxiv_embed.settings import Settings
 
@@ -57,14 +58,14 @@ def test_a_run_of_the_command_line_is_known_by_its_lock(settings: Settings) -> N
 def test_a_run_that_ends_while_it_is_looked_at_was_not_killed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = arxiv_embed.runs.is_being_written
+    look = arxiv_embed.runs.is_held
 
     def look_late(path: Path) -> bool:
         release_run(settings, "orderly")
         return look(path)
 
     with hold_run(settings, "orderly"):
-        monkeypatch.setattr(arxiv_embed.runs, "is_being_written", look_late)
+        monkeypatch.setattr(arxiv_embed.runs, "is_held", look_late)
         assert killed(settings) == []
 
 

@@ -43,7 +43,6 @@ class LiveDisplay:
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
-
         self._noticed = 0
 
     def __enter__(self) -> LiveDisplay:
@@ -54,9 +53,7 @@ class LiveDisplay:
         self._live.stop()
 
     def show(self, progress: RunProgress) -> None:
-        for notice in progress.notices[self._noticed :]:
-            self.say(notice)
-        self._noticed = len(progress.notices)
+        self._noticed = say_notices(progress, self._noticed, self.say)
         self._live.update(block(progress, time.time()), refresh=True)
 
     def say(self, line: str) -> None:
@@ -84,9 +81,7 @@ class PlainDisplay:
             for facts in progress.facts:
                 self.say(describe(DeviceFacts(**facts)))
             self._devices_shown = True
-        for notice in progress.notices[self._noticed :]:
-            self.say(notice)
-        self._noticed = len(progress.notices)
+        self._noticed = say_notices(progress, self._noticed, self.say)
         state = (progress.shards_done, len(progress.failed), progress.ready > 0)
         now = self._clock()
         if state != self._shown or (progress.ready and now - self._last >= LINE_SECONDS):
@@ -95,6 +90,13 @@ class PlainDisplay:
 
     def say(self, line: str) -> None:
         say(self._console, line)
+
+
+def say_notices(progress: RunProgress, said: int, say: Callable[[str], None]) -> int:
+    """Says what has come since so many were said; returns how many there are now."""
+    for notice in progress.notices[said:]:
+        say(notice)
+    return len(progress.notices)
 
 
 def line(progress: RunProgress, now: float) -> str:

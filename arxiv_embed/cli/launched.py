@@ -12,7 +12,8 @@ from typing import Self
 
 from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
 from arxiv_embed.pipeline.launch import LaunchRequest
-from arxiv_embed.progress import ProgressReader, RunProgress, progress_path
+from arxiv_embed.progress import RunProgress
+from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.settings import RunOptions, Settings
 
 LAUNCH_MODULE = "arxiv_embed.pipeline.launch"

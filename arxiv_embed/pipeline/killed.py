@@ -9,7 +9,7 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunSta
 from dagster._core.events import EngineEventData
 from dagster._core.storage.runs import SqliteRunStorage
 
-from arxiv_embed.progress import ProgressReader, progress_path
+from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.runs import LOCK, close_record, killed_runs
 from arxiv_embed.settings import Settings
 

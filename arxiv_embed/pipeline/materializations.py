@@ -6,7 +6,7 @@ from dagster import AssetMaterialization, MetadataValue, TableRecord
 from dagster._core.definitions.metadata import RawMetadataMapping
 
 from arxiv_embed.errors import masked
-from arxiv_embed.progress import PapersRead, ShardEmbedded
+from arxiv_embed.events import PapersRead, ShardEmbedded
 from arxiv_embed.run import Report, Run
 
 REJECTS_SHOWN = 20

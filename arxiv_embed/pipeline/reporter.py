@@ -13,7 +13,7 @@ from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 from arxiv_embed.attempts import PASSING, PAUSE_SECONDS, jittered
 from arxiv_embed.checkpoint.quarantine import Damage
 from arxiv_embed.error_patterns import kind_of
-from arxiv_embed.errors import FatalError, Kind, masked
+from arxiv_embed.errors import FatalError, Kind, sentence
 from arxiv_embed.pipeline.io_manager import damage_observation
 
 MOST_WAITS = {Kind.TRANSIENT: 12, Kind.RESOURCE: 2}
@@ -103,12 +103,8 @@ def patiently(
                 raise
             if waits >= most_waits[kind]:
                 raise DagsterAway(
-                    f"Dagster's database cannot be used ({_first_line(error)}): mend that and run the same command "
+                    f"Dagster's database cannot be used ({sentence(error)}): mend that and run the same command "
                     "again; what was finished is saved."
                 ) from error
             wait(error, kind, jittered(PAUSE_SECONDS if kind is Kind.RESOURCE else min(LONGEST_WAIT, 2.0**waits)))
             waits += 1
-
-
-def _first_line(error: Exception) -> str:
-    return masked((str(error).splitlines() or [type(error).__name__])[0])

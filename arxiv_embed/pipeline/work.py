@@ -13,6 +13,7 @@ from arxiv_embed.attempts import STEPS, Attempts, FailedAttempt
 from arxiv_embed.checkpoint.manifest import Manifest
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.errors import ArxivEmbedError, sentence
+from arxiv_embed.events import ShardStored
 from arxiv_embed.history import refresh_history
 from arxiv_embed.pipeline.failures import failed_shards, observation_of, success_after_failures
 from arxiv_embed.pipeline.killed import report_killed_runs
@@ -20,7 +21,6 @@ from arxiv_embed.pipeline.materializations import materialization
 from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.plan import no_shard
-from arxiv_embed.progress import ShardStored
 from arxiv_embed.run import Report, Run
 from arxiv_embed.settings import Settings, settings_from_environment
 

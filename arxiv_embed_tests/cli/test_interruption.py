@@ -14,7 +14,7 @@ import pytest
 from dagster import DagsterRunStatus
 
 from arxiv_embed.pipeline.instance import open_instance
-from arxiv_embed.progress import ProgressReader
+from arxiv_embed.record import ProgressReader
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed_tests.cli.commands import arxiv_embed, start
 

@@ -183,7 +183,7 @@ from arxiv_embed.gpu.worker import main
 
 def load(setup):
     print("hanging", flush=True)
-    time.sleep(600)
+    time.sleep(60)
 
 main(sys.argv[1:], load)
 """
@@ -197,7 +197,7 @@ from arxiv_embed.gpu.protocol import Setup
 worker = WorkerProcess(parse_devices("cpu:1")[0], [sys.executable, "-c", sys.argv[1]])
 worker.send(Setup(resolve_model("all-MiniLM-L6-v2"), "cpu", "float32", 1))
 print(worker.pid, flush=True)
-time.sleep(600)
+time.sleep(60)
 """
 
 

@@ -30,7 +30,8 @@ from arxiv_embed.history import history_path, load_history
 from arxiv_embed.pipeline.partitions import metadata_files, register_shards
 from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.plan import embeddings_key
-from arxiv_embed.progress import ProgressReader, RunProgress
+from arxiv_embed.progress import RunProgress
+from arxiv_embed.record import ProgressReader
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed_tests.damage import flip
 from arxiv_embed_tests.fake_pool import FakePool

@@ -1,0 +1,207 @@
+"""Events: what happens in a run, one class each; a class's fields are what is written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened; a subclass's fields are what is written."""
+
+    name: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """`shards` are the keys with work to do, `papers` an estimate of theirs, `unchanged` how many need nothing;
+    `process` is the fields of the `ProcessId` whose end is the run's."""
+
+    name = "run_started"
+    run_id: str
+    metadata_dir: str
+    shards: Sequence[str]
+    papers: int
+    unchanged: int
+    model: str
+    space: str
+    devices: Sequence[str]
+    store: str
+    process: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DevicesFound(Event):
+    """The devices that the run has taken for itself: the fields of `DeviceFacts` of each."""
+
+    name = "devices_found"
+    devices: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class PoolReady(Event):
+    name = "pool_ready"
+    dtype: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardStarted(Event):
+    """`records` is the estimate that the run's `papers` counted for this shard."""
+
+    name = "shard_started"
+    shard: str
+    records: int
+
+
+@dataclass(frozen=True)
+class PapersRead(Event):
+    name = "papers_read"
+    shard: str
+    papers: int
+    rejects: int
+    duplicates: int
+    withdrawn: int
+    seconds: float
+    urgent: int = 0
+    """Papers that `--priority` marks."""
+
+
+@dataclass(frozen=True)
+class BatchDone(Event):
+    """`tokens` are real ones; `padded_tokens` are what was computed; bytes that the device's worker held at most, as
+    predicted and as measured."""
+
+    name = "batch"
+    shard: str
+    device: str
+    papers: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+    predicted_memory: int
+    peak_memory: int
+
+
+@dataclass(frozen=True)
+class DeviceIncident(Event):
+    """Something went wrong on a device, or came right again (`gpu.outcomes.Incident`)."""
+
+    name = "device_incident"
+    shard: str
+    device: str
+    what: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class PaperFailed(Event):
+    """No device could embed the paper; the others of its shard are not touched by that."""
+
+    name = "paper_failed"
+    shard: str
+    paper_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SegmentSaved(Event):
+    name = "segment"
+    shard: str
+    papers: int
+
+
+@dataclass(frozen=True)
+class ShardEmbedded(Event):
+    """`resumed` papers had vectors of their very text already and took no time of a device; `tokens` counts all
+    papers', `embedded_tokens` those done in `seconds`, `padded_tokens` what was computed for them. `cut_tokens` lay
+    beyond the token limit, in `cut_papers` papers; `long_papers` have their own vector from their first tokens only
+    (`Space.paper_tokens`)."""
+
+    name = "shard_embedded"
+    shard: str
+    papers: int
+    resumed: int
+    chunks: int
+    tokens: int
+    embedded_tokens: int
+    padded_tokens: int
+    long_papers: int
+    cut_papers: int
+    cut_tokens: int
+    seconds: float
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class ShardStored(Event):
+    """`skipped_papers` are held by the store in a newer record, from another shard."""
+
+    name = "shard_stored"
+    shard: str
+    rows: int
+    skipped_papers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardFailed(Event):
+    name = "shard_failed"
+    shard: str
+    error: str
+
+
+@dataclass(frozen=True)
+class ErrorMet(Event):
+    """Something went wrong with a shard, or around it; `kind` is an `errors.Kind`, `action` what is done about it.
+    What a device met stands in `DeviceIncident`, a paper's failure in `PaperFailed`."""
+
+    name = "error"
+    shard: str
+    kind: str
+    message: str
+    action: str
+
+
+@dataclass(frozen=True)
+class DamageFound(Event):
+    """A file of a checkpoint did not verify (`checkpoint.quarantine.Damage`)."""
+
+    name = "damage"
+    checkpoint: str
+    file: str
+    reason: str
+    remedy: str
+    place: str
+
+
+@dataclass(frozen=True)
+class ShardLeft(Event):
+    """Another process is at work on the shard; this run leaves it to that."""
+
+    name = "shard_left"
+    shard: str
+    holder: str
+
+
+@dataclass(frozen=True)
+class ShardGivenUp(Event):
+    """The shard has failed so often before that this run does not try it."""
+
+    name = "shard_given_up"
+    shard: str
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """`state` is done, failed, unfinished (others are at work on some shards), interrupted or, as whoever came after
+    it found out, killed."""
+
+    name = "run_finished"
+    state: str
+    error: str
+    seconds: float
