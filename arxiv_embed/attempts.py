@@ -84,7 +84,7 @@ class Attempts:
                 with self._run.claim(turn.shard):
                     retry = self._try(turn, assets)
             except Locked as refusal:
-                self._run.leave(turn.shard, refusal)
+                self._run.journal.leave(turn.shard, refusal)
                 if not last_look:
                     held.append(turn)
                 continue
@@ -97,7 +97,7 @@ class Attempts:
             self._pauses = 0
             if retry is not None:
                 again.append(retry)
-            elif turn.shard not in self._run.failed:
+            elif turn.shard not in self._run.journal.failed:
                 gone_through.append(turn.shard)
         return gone_through
 
@@ -123,21 +123,21 @@ class Attempts:
         may_pass = failure.kind in PASSING and failure.attempt < self._most
         wait = jittered(FIRST_WAIT * 2 ** (failure.attempt - 1)) if may_pass else 0.0
         action = f"again in {wait:.0f} s (attempt {failure.attempt + 1} of {self._most})" if may_pass else "given up"
-        self._run.met(failure.shard, failure.error, failure.kind, action)
+        self._run.journal.met(failure.shard, failure.error, failure.kind, action)
         self._failed(failure)
         if not may_pass:
-            self._run.fail(failure.shard, failure.error)
+            self._run.journal.fail(failure.shard, failure.error)
             return None
         return _Try(failure.shard, failure.attempt + 1, time.monotonic() + wait)
 
     def _pause(self, shard: str, error: FatalError) -> None:
         """Waits for what all shards meet to pass; raises `error` where it does not."""
         if error.kind not in PASSING or self._pauses >= self._most - 1:
-            self._run.met(shard, error, error.kind, "stopped")
+            self._run.journal.met(shard, error, error.kind, "stopped")
             raise error
         self._pauses += 1
         wait = jittered(PAUSE_SECONDS)
-        self._run.met(shard, error, error.kind, f"paused, again in {wait:.0f} s")
+        self._run.journal.met(shard, error, error.kind, f"paused, again in {wait:.0f} s")
         time.sleep(wait)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
-from arxiv_embed.events import DevicesFound, Event, PoolReady
+from arxiv_embed.events import DevicesFound, PoolReady
 from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
 from arxiv_embed.gpu.pool import Pool
+from arxiv_embed.journal import Journal
 from arxiv_embed.plan import RunPlan
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import StoreAway, StoreError, VectorStore, open_store
@@ -21,21 +21,13 @@ LOOK_AGAIN_SECONDS = 10.0
 
 
 class Equipment:
-    """A context manager; leaving it closes all that was opened. `record` is given events, `tell` lines."""
+    """A context manager; leaving it closes all that was opened."""
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        options: RunOptions,
-        settings: Settings,
-        record: Callable[[Event], None],
-        tell: Callable[[str], object],
-    ) -> None:
+    def __init__(self, plan: RunPlan, options: RunOptions, settings: Settings, journal: Journal) -> None:
         self._plan = plan
         self._options = options
         self._settings = settings
-        self._record = record
-        self._tell = tell
+        self._journal = journal
         self._open = ExitStack()
         self._leases: DeviceLeases | None = None
         self._pool: Pool | None = None
@@ -72,7 +64,7 @@ class Equipment:
                 learned=self._settings.learned,
             )
             self._pool = pool.__enter__()
-            self._record(PoolReady(self._pool.dtype, time.monotonic() - begun))
+            self._journal.record(PoolReady(self._pool.dtype, time.monotonic() - begun))
         return self._pool
 
     def close_pool(self) -> None:
@@ -107,9 +99,9 @@ class Equipment:
                     raise
                 if str(refusal) != told:
                     told = str(refusal)
-                    self._tell(told)
+                    self._journal.tell(told)
                 time.sleep(LOOK_AGAIN_SECONDS)
         found = inventory(self._plan.devices)
-        self._record(DevicesFound([asdict(facts) for facts in found]))
+        self._journal.record(DevicesFound([asdict(facts) for facts in found]))
         for facts in found:
-            self._tell(describe(facts))
+            self._journal.tell(describe(facts))

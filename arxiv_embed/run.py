@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
-from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest, Source
 from arxiv_embed.checkpoint.quarantine import Damage
 from arxiv_embed.checkpoint.segments import Segments
@@ -21,34 +19,26 @@ from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
 from arxiv_embed.embed import TextPool, embed_shard, papers_table, rejects_table
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.equipment import Equipment
-from arxiv_embed.error_patterns import ErrorPatterns
-from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind, masked, sentence
+from arxiv_embed.errors import ArxivEmbedError, FatalError, masked
 from arxiv_embed.events import (
     BatchDone,
-    DamageFound,
     DeviceIncident,
-    ErrorMet,
-    Event,
     PaperFailed,
     PapersRead,
-    RunFinished,
     RunStarted,
     SegmentSaved,
     ShardEmbedded,
-    ShardFailed,
-    ShardGivenUp,
-    ShardLeft,
     ShardStarted,
     ShardStored,
 )
 from arxiv_embed.fresh import end_fresh_start, keep_fresh_start
 from arxiv_embed.gpu.outcomes import BatchReport, Incident
+from arxiv_embed.journal import Journal
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard
 from arxiv_embed.plan import RunPlan, covers, embeddings_key, papers_key, plan_run, stored_identity
 from arxiv_embed.priority import parse_priority
 from arxiv_embed.processes import ProcessId
-from arxiv_embed.record import ProgressWriter, progress_path
 from arxiv_embed.runs import note_as_last
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import PAPER_CHUNK, VectorStore
@@ -80,33 +70,25 @@ class Run:
         self.options = options
         self.run_id = run_id
         self.plan: RunPlan = plan_run(options, settings)
-        self.failed: dict[str, str] = {}
-        self.given_up: dict[str, str] = {}
-        self.left: dict[str, str] = {}
+        self.journal = Journal(settings, run_id, tell, on_damage)
         self._fresh = None if self.plan.fresh is None else self.plan.fresh | {run_id}
         self._settings = settings
-        self._tell = tell
-        self._on_damage = on_damage
-        self._checkpoints = CheckpointStore(options.checkpoints, self._damaged)
-        self._progress = ProgressWriter(progress_path(settings, run_id))
+        self._checkpoints = CheckpointStore(options.checkpoints, self.journal.damaged)
         self._reader = ShardReader()
-        self._equipment = Equipment(self.plan, options, settings, self._record, tell)
-        self._errors = ErrorPatterns()
+        self._equipment = Equipment(self.plan, options, settings, self.journal)
         self._open = contextlib.ExitStack()
         self._claimed: set[str] = set()
         self._papers: tuple[str, Checkpoint] | None = None
         self._priority = parse_priority(options.priority)
         self._urgent_papers: dict[str, int] = {}
         self._uncovered: set[str] = set()
-        self._begun = time.monotonic()
 
     @property
     def space(self) -> Space:
         return self.plan.space
 
     def __enter__(self) -> Self:
-        with disk_faults_as_sentences(self._settings.home):
-            self._open.enter_context(self._progress)
+        self._open.enter_context(self.journal)
         self._open.enter_context(self._reader)
         self._open.enter_context(self._equipment)
         return self
@@ -116,7 +98,7 @@ class Run:
         note_as_last(self._settings, self.run_id)
         plans = [self.plan.of(key) for key in shards]
         embeds = [plan for plan in plans if plan.embed]
-        self._record(
+        self.journal.record(
             RunStarted(
                 run_id=self.run_id,
                 metadata_dir=str(self.options.metadata_dir),
@@ -154,22 +136,14 @@ class Run:
             except FatalError:
                 raise
             except ArxivEmbedError as error:
-                self.fail(key, error)
+                self.journal.fail(key, error)
         store.finish(self.space)
 
     def _close(self, error: BaseException | None) -> None:
-        state = "failed" if error is not None or self.failed or self.given_up else "unfinished" if self.left else "done"
-        if error is not None and not isinstance(error, Exception):
-            state = "interrupted"
-        why = sentence(error) if state == "failed" and error is not None else ""
         try:
-            self._record(RunFinished(state, why, time.monotonic() - self._begun))
+            self.journal.finish(error)
         finally:
             self._open.close()
-
-    def _record(self, event: Event) -> None:
-        with disk_faults_as_sentences(self._settings.home):
-            self._progress.write(event)
 
     def keep_fresh_start(self) -> None:
         """For a run of all shards: if it is ended before they are done, the next one goes on with the fresh start."""
@@ -178,10 +152,8 @@ class Run:
 
     def end_fresh_start(self) -> None:
         """For a run of all shards that has done them."""
-        if self._fresh is not None and not (self.failed or self.given_up or self.left):
+        if self._fresh is not None and self.journal.all_is_done:
             end_fresh_start(self.options.checkpoints, self.space.fingerprint)
-
-    # -- what does not go as planned
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[None]:
@@ -191,55 +163,18 @@ class Run:
             return
         with self._checkpoints.hold(embeddings_key(key, self.space)):
             self._claimed.add(key)
-            self.left.pop(key, None)
+            self.journal.left.pop(key, None)
             try:
                 yield
             finally:
                 self._claimed.discard(key)
-
-    def leave(self, key: str, refusal: Locked) -> None:
-        """Records that another process is at work on a shard."""
-        if key not in self.left:
-            self.left[key] = refusal.holder
-            self._record(ShardLeft(key, refusal.holder))
-            self._tell(f"{key} is worked on by {refusal.holder}: others first")
-
-    def give_up(self, key: str, attempts: int, error: str) -> None:
-        """Records that a shard is not tried, as it has failed too often before."""
-        self.given_up[key] = error
-        self._record(ShardGivenUp(key, attempts, error))
-        self._tell(f"{key} failed {attempts} times and is not tried again: {error}")
-
-    def met(self, key: str, error: Exception, kind: Kind, action: str) -> None:
-        """Records an error and what is done about it; one that repeats is told again now and then."""
-        message = sentence(error)
-        pattern = self._errors.meet(message, kind, time.time(), key)
-        self._tell(f"{key}: {message} ({kind}: {action})" if key else f"{message} ({kind}: {action})")
-        if pattern.is_worth_telling:
-            self._tell(f"{pattern.count} times: {pattern.signature} ({kind})")
-        with contextlib.suppress(FatalError):  # what is to be recorded may be that nothing can be
-            self._record(ErrorMet(key, kind, message, action))
-
-    def fail(self, key: str, error: BaseException) -> str:
-        """Records that a shard failed, and returns the sentence that says why."""
-        self.failed[key] = sentence(error)
-        self._record(ShardFailed(key, self.failed[key]))
-        return self.failed[key]
-
-    def _damaged(self, damage: Damage) -> None:
-        with contextlib.suppress(FatalError):
-            self._record(DamageFound(damage.checkpoint, damage.file, damage.reason, damage.remedy, damage.place))
-        self._tell(f"damaged: {damage.checkpoint}: {damage.file}: {damage.reason}; {damage.remedy}")
-        self._on_damage(damage)
-
-    # -- the steps
 
     def read(self, key: str) -> PapersRead:
         """Metadata → the checkpoint `papers`."""
         plan = self.plan.of(key)
         shard = plan.shard
         begun = time.monotonic()
-        self._record(ShardStarted(key, shard.records if plan.embed else 0))
+        self.journal.record(ShardStarted(key, shard.records if plan.embed else 0))
         with self._checkpoints.hold(papers_key(key), READER_WAIT_SECONDS):
             held = self._checkpoints.load(papers_key(key))
             if held is None or self._is_to_be_redone(held) or not covers(held.manifest, shard):
@@ -255,7 +190,7 @@ class Run:
             seconds=time.monotonic() - begun,
             urgent=self._count_urgent(key),
         )
-        self._record(report)
+        self.journal.record(report)
         return report
 
     def urgent_first(self, shards: Sequence[str]) -> list[str]:
@@ -315,7 +250,7 @@ class Run:
             counts = {**counts, "resumed": counts["papers"], "embedded_tokens": 0, "padded_tokens": 0}
             seconds = 0.0
         report = ShardEmbedded(shard=key, **counts, seconds=seconds)
-        self._record(report)
+        self.journal.record(report)
         return report
 
     def _has_failures_to_retry(self, held: Checkpoint) -> bool:
@@ -338,11 +273,11 @@ class Run:
             memory[report.device] = max(memory.get(report.device, 0), report.peak_memory)
             embedded_tokens += report.tokens
             computed += report.padded_tokens
-            self._record(BatchDone(key, **vars(report)))
+            self.journal.record(BatchDone(key, **vars(report)))
 
         def on_incident(incident: Incident) -> None:
-            self._record(DeviceIncident(key, **vars(incident)))
-            self._tell(f"{incident.device} {incident.what}: {incident.detail}")
+            self.journal.record(DeviceIncident(key, **vars(incident)))
+            self.journal.tell(f"{incident.device} {incident.what}: {incident.detail}")
 
         def pool() -> TextPool:
             nonlocal begun
@@ -359,7 +294,7 @@ class Run:
                 segments=segments,
                 urgent=self._urgent(papers) if self.options.priority else None,
                 on_batch=on_batch,
-                on_segment=lambda count: self._record(SegmentSaved(key, count)),
+                on_segment=lambda count: self.journal.record(SegmentSaved(key, count)),
                 on_incident=on_incident,
             )
         except BaseException:
@@ -367,7 +302,7 @@ class Run:
             raise
         seconds = time.monotonic() - begun
         for failure in embedded.failures.to_pylist():
-            self._record(PaperFailed(key, **failure))
+            self.journal.record(PaperFailed(key, **failure))
         whole = embedded.vectors.filter(pc.equal(embedded.vectors["chunk_index"], PAPER_CHUNK))
         cut = whole["cut_tokens"].to_numpy()
         manifest = self._checkpoints.commit(
@@ -404,9 +339,11 @@ class Run:
         if finished:
             others = segments.from_other_sources
             some = f", {others} of another content: papers whose text has changed start clean" if others else ""
-            self._tell(f"{target.shard}: goes on from {len(finished)} segments{some}")
+            self.journal.tell(f"{target.shard}: goes on from {len(finished)} segments{some}")
         elif elsewhere := self._checkpoints.unfinished_elsewhere(target):
-            self._tell(f"{target.shard}: starts clean, as its segments are of another space ({', '.join(elsewhere)})")
+            self.journal.tell(
+                f"{target.shard}: starts clean, as its segments are of another space ({', '.join(elsewhere)})"
+            )
         return finished
 
     def store(self, key: str) -> ShardStored:
@@ -414,7 +351,7 @@ class Run:
         begun = time.monotonic()
         rows, skipped = self._store_shard(self._equipment.store(), key)
         report = ShardStored(key, rows, skipped, time.monotonic() - begun)
-        self._record(report)
+        self.journal.record(report)
         return report
 
     def _store_shard(self, store: VectorStore, key: str) -> tuple[int, int]:

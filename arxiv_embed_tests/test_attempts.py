@@ -14,7 +14,9 @@ import arxiv_embed.attempts
 import arxiv_embed.equipment
 from arxiv_embed.attempts import STEPS, Attempts, FailedAttempt
 from arxiv_embed.checkpoint.atomic import NoSpace
+from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind
+from arxiv_embed.journal import Journal
 from arxiv_embed.plan import embeddings_key
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.record import ProgressReader, progress_path
@@ -200,18 +202,23 @@ def test_a_shard_that_another_process_has_is_left_to_it_and_others_are_taken(
     assert desk.failures == []
 
 
-def test_a_shard_that_is_let_go_meanwhile_is_taken_at_the_end(
-    desk: Desk, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave = Run.leave
+@pytest.fixture
+def let_go_when_left(held: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process lets go as soon as it is found to have the shard."""
+    leave = Journal.leave
 
-    def leave_and_let_go(run: Run, key: str, refusal: Exception) -> None:
-        leave(run, key, refusal)  # type: ignore[arg-type]
+    def leave_and_let_go(journal: Journal, shard: str, refusal: Locked) -> None:
+        leave(journal, shard, refusal)
         held()
 
-    monkeypatch.setattr(Run, "leave", leave_and_let_go)
+    monkeypatch.setattr(Journal, "leave", leave_and_let_go)
+
+
+@pytest.mark.usefixtures("let_go_when_left")
+def test_a_shard_that_is_let_go_meanwhile_is_taken_at_the_end(desk: Desk) -> None:
     assert desk.run() == [SECOND, FIRST]
     assert desk.progress.left == {}
+    assert desk.progress.state == "done"
 
 
 def test_pauses_that_are_over_do_not_count_against_later_ones(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,20 +248,3 @@ def test_that_a_shard_is_left_is_told_once(desk: Desk, held: Callable[[], None])
     finally:
         held()
     assert len([line for line in desk.told if "is worked on by" in line]) == 1
-
-
-def test_a_shard_taken_after_all_is_not_left(
-    desk: Desk, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave = Run.leave
-
-    def leave_and_let_go(run: Run, key: str, refusal: Exception) -> None:
-        leave(run, key, refusal)  # type: ignore[arg-type]
-        held()
-
-    monkeypatch.setattr(Run, "leave", leave_and_let_go)
-    with Run(desk.options, desk.settings, "run") as run:
-        run.start([FIRST, SECOND])
-        attempts = Attempts(run, {}, lambda shard, assets: None, lambda report: None, lambda failure: None)
-        assert attempts.take([FIRST, SECOND], tuple(STEPS)) == [SECOND, FIRST]
-        assert run.left == {}

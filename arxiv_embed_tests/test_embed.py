@@ -374,7 +374,8 @@ def test_after_a_failed_shard_the_next_one_gets_a_pool_of_its_own(desk: Desk) ->
         run.read("a.jsonl")
         with pytest.raises(RuntimeError) as caught:
             run.embed("a.jsonl")
-        assert run.fail("a.jsonl", caught.value) == "RuntimeError: the device fell over"
+        run.journal.fail("a.jsonl", caught.value)
+        assert run.journal.failed == {"a.jsonl": "RuntimeError: the device fell over"}
         assert desk.pool.open == 0
         desk.pool.fail_after = None
         run.read("b.jsonl")

@@ -67,7 +67,7 @@ def embed(
         reporter.ask(lambda: report_killed_runs(context.instance, settings, reporter.say, but=context.run_id))
         options = embedding.options(gpus, settings)
         with Run(options, settings, context.run_id, reporter.say, reporter.damaged) as run:
-            reporter.on_trouble = partial(run.met, "")
+            reporter.on_trouble = partial(run.journal.met, "")
             failed = reporter.ask(lambda: failed_shards(context.instance, run))
             counts = finds and not options.retry_failed
             before = {key: f.attempts for key, f in failed.items() if counts or f.run_id == context.run_id}
@@ -78,9 +78,9 @@ def embed(
                 run.keep_fresh_start()
             run.start(shards)
             for key in sorted(set(there) - set(shards)):
-                run.give_up(key, before[key], failed[key].error)
+                run.journal.give_up(key, before[key], failed[key].error)
             for key in sorted(set(chosen) - set(there)):
-                run.fail(key, no_shard(key))
+                run.journal.fail(key, no_shard(key))
             done = Done()
             ever_failed = set(failed)
 
@@ -106,15 +106,16 @@ def embed(
     finally:
         if run is not None:
             _keep_history(context, settings, run)
-    if run.failed or run.given_up:
-        reasons = {**run.failed, **run.given_up}
+    if run.journal.failed or run.journal.given_up:
+        reasons = {**run.journal.failed, **run.journal.given_up}
         some = "; ".join(list(reasons.values())[:REASONS_SHOWN])
         raise Failure(
             f"{len(reasons)} of {len(chosen)} shards failed: {some}", metadata={"failed": reasons}, allow_retries=False
         )
-    if run.left:
+    if run.journal.left:
         raise Failure(
-            f"Others are at work on {', '.join(run.left)}, which are left to them.", metadata={"left": run.left}
+            f"Others are at work on {', '.join(run.journal.left)}, which are left to them.",
+            metadata={"left": run.journal.left},
         )
     return done
 

@@ -162,9 +162,9 @@ def printed(settings: Settings, *arguments: str) -> str:
 def test_what_failed_and_what_repeats_is_shown(options: RunOptions, settings: Settings) -> None:
     with Run(options, settings, "second run") as run:
         run.start([FIRST])
-        run.met(FIRST, ConnectionError("no answer"), Kind.TRANSIENT, "given up")
-        run.fail(FIRST, ConnectionError("no answer"))
-        run.give_up("second.jsonl", 3, "It broke.")
+        run.journal.met(FIRST, ConnectionError("no answer"), Kind.TRANSIENT, "given up")
+        run.journal.fail(FIRST, ConnectionError("no answer"))
+        run.journal.give_up("second.jsonl", 3, "It broke.")
     failed = FailedShard("It broke.", "transient", 3, "2026-01-01", "r", "s", given_up=True)
     refresh_history(
         settings,

@@ -1,0 +1,98 @@
+"""A run's journal: what does not go as planned, recorded, told to whoever watches, and summed up."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
+from arxiv_embed.checkpoint.lock import Locked
+from arxiv_embed.checkpoint.quarantine import Damage
+from arxiv_embed.error_patterns import ErrorPatterns
+from arxiv_embed.errors import FatalError, Kind, sentence
+from arxiv_embed.events import DamageFound, ErrorMet, Event, RunFinished, ShardFailed, ShardGivenUp, ShardLeft
+from arxiv_embed.record import ProgressWriter, progress_path
+from arxiv_embed.settings import Settings
+
+
+class Journal:
+    """A context manager that keeps the run's record open; `tell` is given a line for whoever watches, `on_damage` what
+    did not verify of a checkpoint. `failed`, `given_up` and `left` say of shards why they are not done."""
+
+    def __init__(
+        self, settings: Settings, run_id: str, tell: Callable[[str], object], on_damage: Callable[[Damage], object]
+    ) -> None:
+        self.tell = tell
+        self.failed: dict[str, str] = {}
+        self.given_up: dict[str, str] = {}
+        self.left: dict[str, str] = {}
+        self._home = settings.home
+        self._on_damage = on_damage
+        self._writer = ProgressWriter(progress_path(settings, run_id))
+        self._errors = ErrorPatterns()
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Self:
+        with disk_faults_as_sentences(self._home):
+            self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def record(self, event: Event) -> None:
+        with disk_faults_as_sentences(self._home):
+            self._writer.write(event)
+
+    @property
+    def all_is_done(self) -> bool:
+        return not (self.failed or self.given_up or self.left)
+
+    def leave(self, shard: str, refusal: Locked) -> None:
+        """Another process is at work on a shard."""
+        if shard not in self.left:
+            self.left[shard] = refusal.holder
+            self.record(ShardLeft(shard, refusal.holder))
+            self.tell(f"{shard} is worked on by {refusal.holder}: others first")
+
+    def give_up(self, shard: str, attempts: int, error: str) -> None:
+        """A shard is not tried, as it has failed too often before."""
+        self.given_up[shard] = error
+        self.record(ShardGivenUp(shard, attempts, error))
+        self.tell(f"{shard} failed {attempts} times and is not tried again: {error}")
+
+    def fail(self, shard: str, error: BaseException) -> None:
+        """A shard has failed, and is not tried again in this run."""
+        self.failed[shard] = sentence(error)
+        self.record(ShardFailed(shard, self.failed[shard]))
+
+    def met(self, shard: str, error: Exception, kind: Kind, action: str) -> None:
+        """An error and what is done about it; one that repeats is told again now and then. `shard` is "" for what is
+        no shard's fault."""
+        message = sentence(error)
+        pattern = self._errors.meet(message, kind, time.time(), shard)
+        self.tell(f"{shard}: {message} ({kind}: {action})" if shard else f"{message} ({kind}: {action})")
+        if pattern.is_worth_telling:
+            self.tell(f"{pattern.count} times: {pattern.signature} ({kind})")
+        with contextlib.suppress(FatalError):  # what is to be recorded may be that nothing can be
+            self.record(ErrorMet(shard, kind, message, action))
+
+    def damaged(self, damage: Damage) -> None:
+        """A file of a checkpoint did not verify."""
+        with contextlib.suppress(FatalError):
+            self.record(DamageFound(damage.checkpoint, damage.file, damage.reason, damage.remedy, damage.place))
+        self.tell(str(damage))
+        self._on_damage(damage)
+
+    def finish(self, error: BaseException | None) -> None:
+        """The run is over; `error` is what ended it before its end."""
+        state = "failed" if error is not None or self.failed or self.given_up else "unfinished" if self.left else "done"
+        if error is not None and not isinstance(error, Exception):
+            state = "interrupted"
+        why = sentence(error) if state == "failed" and error is not None else ""
+        self.record(RunFinished(state, why, time.monotonic() - self._begun))
