@@ -12,6 +12,9 @@ from arxiv_embed.definitions import defs
 from arxiv_embed.pipeline.resources import resource_config
 from arxiv_embed.settings import RunOptions, Settings
 
+SHARDS = ["first.jsonl", "second.jsonl"]
+"""What the fixture `small_folder` holds."""
+
 
 def options_for(folder: Path, model: Path, settings: Settings) -> RunOptions:
     return RunOptions(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,30 +12,13 @@ from dagster import DagsterInstance
 import arxiv_embed.equipment
 import arxiv_embed.run
 from arxiv_embed.checkpoint.store import CheckpointStore
-from arxiv_embed.encoding.model import resolve_model
-from arxiv_embed.encoding.space import space_of
-from arxiv_embed.pipeline.partitions import register_shards
 from arxiv_embed.plan import embeddings_key, papers_key
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import open_store
 from arxiv_embed_tests.fake_pool import FakePool
-from arxiv_embed_tests.pipeline.runs import execute, latest_metadata, materialized, options_for
+from arxiv_embed_tests.pipeline.runs import SHARDS, execute, latest_metadata, materialized
 
-SHARDS = ["first.jsonl", "second.jsonl"]
 ASSETS = ["papers", "embeddings", "vector_store"]
-
-
-@pytest.fixture
-def instance() -> Iterator[DagsterInstance]:
-    with DagsterInstance.ephemeral() as instance:
-        register_shards(instance, SHARDS)
-        yield instance
-
-
-@pytest.fixture
-def options(small_folder: Path, tiny_model: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
-    monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
-    return options_for(small_folder, tiny_model, settings)
 
 
 def test_a_range_of_shards_is_embedded_and_told_shard_by_shard(options: RunOptions, instance: DagsterInstance) -> None:
@@ -99,14 +81,6 @@ def test_a_folder_that_is_not_there_is_one_sentence_and_no_retry(
 
 
 IN_SECOND = "ids:0704.0007,0704.0010"
-
-
-@pytest.fixture
-def pool(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> FakePool:
-    space = space_of(resolve_model(options.model), options.chunker, options.max_tokens)
-    pool = FakePool(space.dimensions)
-    monkeypatch.setattr(arxiv_embed.equipment, "Pool", pool)
-    return pool
 
 
 def events_of(settings: Settings) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 Dagster reads the annotations of `context` as objects, so they are not postponed here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from dagster import (
     build_output_context,
 )
 
-import arxiv_embed.equipment
 from arxiv_embed.checkpoint.manifest import CheckpointKey
 from arxiv_embed.checkpoint.reader import CheckpointReader
 from arxiv_embed.checkpoint.store import CheckpointStore
@@ -29,15 +28,14 @@ from arxiv_embed.encoding.space import space_of
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.pipeline.assets import CHECKPOINTS, embedded_metadata
 from arxiv_embed.pipeline.io_manager import CheckpointIOManager
-from arxiv_embed.pipeline.partitions import metadata_files, register_shards
+from arxiv_embed.pipeline.partitions import metadata_files
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource, resource_config
 from arxiv_embed.plan import embeddings_key, papers_key
-from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed.settings import RunOptions
 from arxiv_embed_tests.damage import flip
-from arxiv_embed_tests.fake_pool import FakePool
-from arxiv_embed_tests.pipeline.runs import options_for
+from arxiv_embed_tests.pipeline.runs import SHARDS
 
-SHARDS = ["first.jsonl", "second.jsonl"]
+pytestmark = pytest.mark.usefixtures("pool")
 
 
 @asset(partitions_def=metadata_files, io_manager_key=CHECKPOINTS)
@@ -71,22 +69,6 @@ defs = Definitions(
         CHECKPOINTS: CheckpointIOManager(embedding=embedding),
     },
 )
-
-
-@pytest.fixture
-def instance() -> Iterator[DagsterInstance]:
-    with DagsterInstance.ephemeral() as instance:
-        register_shards(instance, SHARDS)
-        yield instance
-
-
-@pytest.fixture
-def options(small_folder: Path, tiny_model: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
-    monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
-    options = options_for(small_folder, tiny_model, settings)
-    space = space_of(resolve_model(options.model), options.chunker, options.max_tokens)
-    monkeypatch.setattr(arxiv_embed.equipment, "Pool", FakePool(space.dimensions))
-    return options
 
 
 def materialize(

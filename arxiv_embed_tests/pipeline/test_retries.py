@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,10 @@ from dagster import (
     AssetRecordsFilter,
     DagsterEventType,
     DagsterInstance,
+    ReexecutionOptions,
+    execute_job,
 )
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 import arxiv_embed.attempts
@@ -27,41 +29,27 @@ from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.history import history_path, load_history
+from arxiv_embed.pipeline.instance import open_instance
 from arxiv_embed.pipeline.partitions import metadata_files, register_shards
 from arxiv_embed.pipeline.reporter import Reporter
+from arxiv_embed.pipeline.resources import resource_config
 from arxiv_embed.plan import embeddings_key
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.record import ProgressReader
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed_tests.damage import flip
 from arxiv_embed_tests.fake_pool import FakePool
-from arxiv_embed_tests.pipeline.runs import execute, materialized, options_for
+from arxiv_embed_tests.pipeline.runs import SHARDS, execute, materialized
 from arxiv_embed_tests.pipeline.test_reporter import away
 
-SHARDS = ["first.jsonl", "second.jsonl"]
 IN_FIRST = "Sparsity-certifying"
 
 
 @pytest.fixture
-def instance() -> Iterator[DagsterInstance]:
-    with DagsterInstance.ephemeral() as instance:
-        register_shards(instance, SHARDS)
-        yield instance
-
-
-@pytest.fixture
-def options(small_folder: Path, tiny_model: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
-    monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
-    monkeypatch.setattr(arxiv_embed.attempts, "FIRST_WAIT", 0.0)
-    return options_for(small_folder, tiny_model, settings)
-
-
-@pytest.fixture
-def pool(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> FakePool:
-    """Fails on the first shard."""
-    pool = FakePool(space_of(resolve_model(options.model), options.chunker, options.max_tokens).dimensions)
+def pool(pool: FakePool, monkeypatch: pytest.MonkeyPatch) -> FakePool:
+    """Fails on the first shard, which is tried again at once."""
     pool.fail_on = IN_FIRST
-    monkeypatch.setattr(arxiv_embed.equipment, "Pool", pool)
+    monkeypatch.setattr(arxiv_embed.attempts, "FIRST_WAIT", 0.0)
     return pool
 
 
@@ -312,3 +300,24 @@ def test_damage_that_a_run_finds_is_told_to_dagster(
     assert record.asset_observation is not None
     assert data.name in str(record.asset_observation.metadata["damaged"].value)
     assert len(last_record(settings).damages) == 1
+
+
+def test_what_is_executed_again_from_its_failure_does_only_what_remains(
+    options: RunOptions, pool: FakePool, settings: Settings
+) -> None:
+    job = ReconstructableRepository.for_module("arxiv_embed.definitions", "defs").get_reconstructable_job(
+        "embed_shards"
+    )
+    config = {"execution": {"config": {"in_process": {}}}, "resources": resource_config(options)}
+    tags = {"dagster/asset_partition_range_start": SHARDS[0], "dagster/asset_partition_range_end": SHARDS[1]}
+    with open_instance(settings) as instance:
+        register_shards(instance, SHARDS)
+        failed = execute_job(job, instance, run_config=config, tags=tags)
+        assert not failed.success
+        assert materialized(instance, "vector_store") == {"second.jsonl"}
+        pool.fail_on = ""
+        again = ReexecutionOptions.from_failure(failed.run_id, instance)
+        assert execute_job(job, instance, run_config=config, tags=tags, reexecution_options=again).success
+        assert materialized(instance, "vector_store") == set(SHARDS)
+        assert failed_partitions(instance, "vector_store") == set()
+    assert len(pool.embedded) == 11  # no paper twice
