@@ -38,7 +38,9 @@ class FailedAttempt:
 
 
 @dataclass(frozen=True)
-class _Try:
+class _Turn:
+    """A shard's next attempt; `due` by the monotonic clock."""
+
     shard: str
     attempt: int
     due: float = 0.0
@@ -62,6 +64,7 @@ class Attempts:
         self._begin = begin
         self._report = report
         self._failed = failed
+        self._begun: set[str] = set()
         self._pauses = 0
 
     def take(self, shards: Iterable[str], assets: Sequence[str]) -> list[str]:
@@ -70,9 +73,10 @@ class Attempts:
         A failed one is tried again after all others, and one that another process holds is looked at again; what is
         still held then is left to that process. Raises what every shard would meet (`FatalError`), if it does not pass.
         """
-        fresh = deque(_Try(shard, self._failures.get(shard, 0) + 1) for shard in shards)
-        again: deque[_Try] = deque()
-        held: deque[_Try] = deque()
+        self._begun.clear()
+        fresh = deque(_Turn(shard, self._failures.get(shard, 0) + 1) for shard in shards)
+        again: deque[_Turn] = deque()
+        held: deque[_Turn] = deque()
         gone_through = []
         while fresh or again or held:
             if not fresh and again:
@@ -82,7 +86,7 @@ class Attempts:
             turn = fresh.popleft() if fresh else held.popleft()
             try:
                 with self._run.claim(turn.shard):
-                    retry = self._try(turn, assets)
+                    retry = self._take_turn(turn, assets)
             except Locked as refusal:
                 self._run.journal.leave(turn.shard, refusal)
                 if not last_look:
@@ -101,10 +105,11 @@ class Attempts:
                 gone_through.append(turn.shard)
         return gone_through
 
-    def _try(self, turn: _Try, assets: Sequence[str]) -> _Try | None:
+    def _take_turn(self, turn: _Turn, assets: Sequence[str]) -> _Turn | None:
         """Takes a shard through its steps; returns when it is to be tried again, if it failed and may be."""
         shard = turn.shard
-        if not turn.due:
+        if shard not in self._begun:
+            self._begun.add(shard)
             self._begin(shard, assets)
         for asset, step in STEPS.items():
             if asset not in assets:
@@ -118,7 +123,7 @@ class Attempts:
             self._report(report)
         return None
 
-    def _after(self, failure: FailedAttempt) -> _Try | None:
+    def _after(self, failure: FailedAttempt) -> _Turn | None:
         self._failures[failure.shard] = failure.attempt
         may_pass = failure.kind in PASSING and failure.attempt < self._most
         wait = jittered(FIRST_WAIT * 2 ** (failure.attempt - 1)) if may_pass else 0.0
@@ -128,7 +133,7 @@ class Attempts:
         if not may_pass:
             self._run.journal.fail(failure.shard, failure.error)
             return None
-        return _Try(failure.shard, failure.attempt + 1, time.monotonic() + wait)
+        return _Turn(failure.shard, failure.attempt + 1, time.monotonic() + wait)
 
     def _pause(self, shard: str, error: FatalError) -> None:
         """Waits for what all shards meet to pass; raises `error` where it does not."""

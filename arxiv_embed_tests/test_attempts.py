@@ -135,6 +135,7 @@ def test_a_full_disk_pauses_the_run_which_goes_on_when_there_is_space(
     failing(monkeypatch, desk, NoSpace("No space is left in /data: free some."), times=2)
     assert desk.run() == [FIRST, SECOND]
     assert len(desk.waits) == 2
+    assert desk.begun == [FIRST, SECOND]
     assert desk.failures == []  # the disk's fault is no shard's
     assert any("paused, again in" in line for line in desk.told)
     [pattern] = desk.progress.errors.patterns()

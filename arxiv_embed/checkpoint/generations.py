@@ -200,5 +200,5 @@ def checked(reader: CheckpointReader) -> CheckpointReader:
     return reader
 
 
-def passed_over(number: int, fault: DamagedCheckpoint) -> None:
+def unreported(number: int, fault: DamagedCheckpoint) -> None:
     """What planning does about a damaged generation: nothing."""

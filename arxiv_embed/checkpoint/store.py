@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from arxiv_embed.checkpoint import tables
 from arxiv_embed.checkpoint.atomic import DamagedFile, disk_faults_as_sentences, reading
-from arxiv_embed.checkpoint.generations import Generations, Verified, checked, passed_over, sized
+from arxiv_embed.checkpoint.generations import Generations, Verified, checked, sized, unreported
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.checkpoint.manifest import CheckpointKey, DataFile, Manifest, Source
 from arxiv_embed.checkpoint.quarantine import Damage, Quarantine, now
@@ -82,7 +82,7 @@ class CheckpointStore:
     def manifest(self, key: CheckpointKey) -> Manifest | None:
         """The newest manifest that is whole and has its files at their sizes; the data is not read, so this is for
         planning only."""
-        return self._generations(key).newest(sized, passed_over)
+        return self._generations(key).newest(sized, unreported)
 
     def load(self, key: CheckpointKey) -> Checkpoint | None:
         """The newest generation that verifies: checksums, structure, counts and space. One that does not is set

@@ -74,7 +74,7 @@ defs = Definitions(
 def materialize(
     options: RunOptions, instance: DagsterInstance, assets: Sequence[str], shards: Sequence[str] = SHARDS
 ) -> ExecuteInProcessResult:
-    job = defs.get_implicit_global_asset_job_def()
+    job = defs.resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         run_config={"resources": resource_config(options)},
         instance=instance,
@@ -189,7 +189,7 @@ own = Definitions(
 
 
 def materialize_own(options: RunOptions, instance: DagsterInstance, asset: list[str]) -> ExecuteInProcessResult:
-    return own.get_implicit_global_asset_job_def().execute_in_process(
+    return own.resolve_implicit_global_asset_job_def().execute_in_process(
         run_config={"resources": {"embedding": resource_config(options)["embedding"]}},
         instance=instance,
         asset_selection=[AssetKey(asset)],
