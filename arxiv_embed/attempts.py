@@ -7,8 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from arxiv_embed.checkpoint.lock import Locked
+from arxiv_embed.checks import CheckFailed, CheckResult
 from arxiv_embed.error_patterns import kind_of
 from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind
 from arxiv_embed.run import Report, Run
@@ -46,24 +48,30 @@ class _Turn:
     due: float = 0.0
 
 
-class Attempts:
-    """`before` says how often a shard has failed already; `begin` is given a shard and the assets that are about to be
-    made of it, `report` what each step did, `failed` each attempt that failed."""
+class Listener(Protocol):
+    """Who is told of attempts."""
 
-    def __init__(
-        self,
-        run: Run,
-        before: Mapping[str, int],
-        begin: Callable[[str, Sequence[str]], object],
-        report: Callable[[Report], object],
-        failed: Callable[[FailedAttempt], object],
-    ) -> None:
+    def begun(self, shard: str, assets: Sequence[str]) -> None:
+        """These assets of a shard are about to be made."""
+
+    def made(self, report: Report) -> None:
+        """A step is done; its report says what it made."""
+
+    def checked(self, asset: str, shard: str, results: Sequence[CheckResult]) -> None:
+        """What a shard has of an asset was looked at."""
+
+    def failed(self, attempt: FailedAttempt) -> None: ...
+
+
+class Attempts:
+    """`before` says how often a shard has failed already. With `check_only` nothing is made: what there is is checked."""
+
+    def __init__(self, run: Run, before: Mapping[str, int], listener: Listener, *, check_only: bool = False) -> None:
         self._run = run
         self._most = run.options.attempts
         self._failures = dict(before)
-        self._begin = begin
-        self._report = report
-        self._failed = failed
+        self._listener = listener
+        self._check_only = check_only
         self._begun: set[str] = set()
         self._pauses = 0
 
@@ -110,18 +118,29 @@ class Attempts:
         shard = turn.shard
         if shard not in self._begun:
             self._begun.add(shard)
-            self._begin(shard, assets)
+            self._listener.begun(shard, assets)
         for asset, step in STEPS.items():
             if asset not in assets:
                 continue
             try:
-                report = step(self._run, shard)
+                if not self._check_only:
+                    self._listener.made(step(self._run, shard))
+                self._check(asset, shard)
             except FatalError:
                 raise
             except Exception as error:  # noqa: BLE001 - listed, and raised at the end
                 return self._after(FailedAttempt(shard, asset, error, kind_of(error), turn.attempt))
-            self._report(report)
         return None
+
+    def _check(self, asset: str, shard: str) -> None:
+        """Raises `CheckFailed` where what was made of a shard is not to be built on."""
+        results = self._run.check(asset, shard, thorough=self._check_only)
+        self._listener.checked(asset, shard, results)
+        failed = [result for result in results if not result.passed]
+        if stops := [result for result in failed if result.check.blocking]:
+            raise CheckFailed(shard, stops)
+        for result in failed:
+            self._run.journal.tell(f"{shard}: {result.why} (check {result.check.name} of {asset})")
 
     def _after(self, failure: FailedAttempt) -> _Turn | None:
         self._failures[failure.shard] = failure.attempt
@@ -129,7 +148,7 @@ class Attempts:
         wait = jittered(FIRST_WAIT * 2 ** (failure.attempt - 1)) if may_pass else 0.0
         action = f"again in {wait:.0f} s (attempt {failure.attempt + 1} of {self._most})" if may_pass else "given up"
         self._run.journal.met(failure.shard, failure.error, failure.kind, action)
-        self._failed(failure)
+        self._listener.failed(failure)
         if not may_pass:
             self._run.journal.fail(failure.shard, failure.error)
             return None

@@ -49,6 +49,10 @@ class Equipment:
         """The arithmetic of the pool, once there is one."""
         return self._pool.dtype if self._pool else None
 
+    @property
+    def has_pool(self) -> bool:
+        return self._pool is not None
+
     def pool(self) -> Pool:
         """The pool, on devices that are this run's alone from its first start to the run's end."""
         if self._pool is None:

@@ -20,7 +20,11 @@ from arxiv_embed.settings import Settings
 
 class Journal:
     """A context manager that keeps the run's record open; `tell` is given a line for whoever watches, `on_damage` what
-    did not verify of a checkpoint. `failed`, `given_up` and `left` say of shards why they are not done."""
+    did not verify of a checkpoint.
+
+    `failed`, `given_up` and `left` say of shards why they are not done; `damages` are the (asset, shard) of which a
+    file was damaged.
+    """
 
     def __init__(
         self, settings: Settings, run_id: str, tell: Callable[[str], object], on_damage: Callable[[Damage], object]
@@ -29,6 +33,7 @@ class Journal:
         self.failed: dict[str, str] = {}
         self.given_up: dict[str, str] = {}
         self.left: dict[str, str] = {}
+        self.damages: set[tuple[str, str]] = set()
         self._home = settings.home
         self._on_damage = on_damage
         self._writer = ProgressWriter(progress_path(settings, run_id))
@@ -84,6 +89,7 @@ class Journal:
 
     def damaged(self, damage: Damage) -> None:
         """A file of a checkpoint did not verify."""
+        self.damages.add((damage.asset, damage.shard))
         with contextlib.suppress(FatalError):
             self.record(DamageFound(damage.checkpoint, damage.file, damage.reason, damage.remedy, damage.place))
         self.tell(str(damage))

@@ -108,16 +108,16 @@ def stored_identity(papers: Manifest, embeddings: Manifest) -> str:
 
 def covers(papers: Manifest, shard: Shard) -> bool:
     """Whether a papers checkpoint was made from this very source, and from as much of it as the run asks for."""
-    if papers.source.signature != shard.signature or not _has_all_columns(papers):
+    if papers.source.signature != shard.signature or not _is_of_this_version(papers):
         return False
     read_to = papers.details.get("limit")
     return read_to is None or (shard.limit is not None and shard.limit <= read_to)
 
 
-def _has_all_columns(papers: Manifest) -> bool:
-    """Whether the checkpoint was made since `Paper` has all its fields."""
+def _is_of_this_version(papers: Manifest) -> bool:
+    """Whether the checkpoint was made since `Paper` has all its fields, and records are counted."""
     columns = {line.split(":")[0] for line in papers.files["papers"].schema.splitlines()}
-    return {field.name for field in fields(Paper)} - {"id"} <= columns
+    return {field.name for field in fields(Paper)} - {"id"} <= columns and "records" in papers.counts
 
 
 def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
@@ -178,7 +178,7 @@ def _why_read(papers: Manifest | None, shard: Shard) -> str:
         return "new"
     if papers.source.signature != shard.signature:
         return "source changed"
-    return "read in part" if _has_all_columns(papers) else "read by an older version"
+    return "read in part" if _is_of_this_version(papers) else "read by an older version"
 
 
 def _held_by_store(url: str, space: Space) -> Mapping[str, str] | None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +17,7 @@ from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest, Source
 from arxiv_embed.checkpoint.quarantine import Damage
 from arxiv_embed.checkpoint.segments import Segments
 from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
+from arxiv_embed.checks import CheckResult, check_embeddings, check_papers, check_store
 from arxiv_embed.embed import TextPool, embed_shard, papers_table, rejects_table
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.equipment import Equipment
@@ -32,7 +34,7 @@ from arxiv_embed.events import (
     ShardStored,
 )
 from arxiv_embed.fresh import end_fresh_start, keep_fresh_start
-from arxiv_embed.gpu.outcomes import BatchReport, Incident
+from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident
 from arxiv_embed.journal import Journal
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard
@@ -79,9 +81,12 @@ class Run:
         self._open = contextlib.ExitStack()
         self._claimed: set[str] = set()
         self._papers: tuple[str, Checkpoint] | None = None
+        self._embeddings: tuple[str, Checkpoint] | None = None
         self._priority = parse_priority(options.priority)
         self._urgent_papers: dict[str, int] = {}
         self._uncovered: set[str] = set()
+        self.batches: list[tuple[float, BatchReport]] = []
+        """Of the shard that was embedded last: each batch, and how many seconds after the first was asked for."""
 
     @property
     def space(self) -> Space:
@@ -224,6 +229,7 @@ class Run:
             contents,
             source=Source(shard.signature, content.sha256),
             counts={
+                "records": content.records,
                 "papers": len(content.papers),
                 "rejects": len(content.rejects),
                 "duplicates": content.duplicates,
@@ -238,13 +244,16 @@ class Run:
         """The checkpoint `papers` → the checkpoint `embeddings`."""
         papers = self._load_papers(key)
         with self.claim(key):
-            held = self._checkpoints.load(embeddings_key(key, self.space))
+            held = self._load_embeddings(key)
+            self._embeddings = None
+            self.batches = []
             if held is None or self._is_to_be_redone(held):
                 manifest = self._embed_papers(key, papers, None)
             elif held.manifest.source.sha256 != papers.manifest.source.sha256 or self._has_failures_to_retry(held):
                 manifest = self._embed_papers(key, papers, held)
             else:
                 manifest = held.manifest
+                self._embeddings = (key, held)
         counts, seconds = manifest.counts, manifest.details["seconds"]
         if manifest.run_id != self.run_id:  # its time and work were another run's
             counts = {**counts, "resumed": counts["papers"], "embedded_tokens": 0, "padded_tokens": 0}
@@ -265,14 +274,9 @@ class Run:
             segments.forget_other_runs(self._fresh)
         finished = self._finished_before(target, segments)
         begun = time.monotonic()
-        embedded_tokens = computed = 0
-        memory: dict[str, int] = {}
 
         def on_batch(report: BatchReport) -> None:
-            nonlocal embedded_tokens, computed
-            memory[report.device] = max(memory.get(report.device, 0), report.peak_memory)
-            embedded_tokens += report.tokens
-            computed += report.padded_tokens
+            self.batches.append((time.monotonic() - begun, report))
             self.journal.record(BatchDone(key, **vars(report)))
 
         def on_incident(incident: Incident) -> None:
@@ -305,6 +309,10 @@ class Run:
             self.journal.record(PaperFailed(key, **failure))
         whole = embedded.vectors.filter(pc.equal(embedded.vectors["chunk_index"], PAPER_CHUNK))
         cut = whole["cut_tokens"].to_numpy()
+        batches = [batch for _, batch in self.batches]
+        peaks: dict[str, int] = {}
+        for batch in batches:
+            peaks[batch.device] = max(peaks.get(batch.device, 0), batch.peak_memory)
         manifest = self._checkpoints.commit(
             target,
             {"vectors": embedded.vectors, "failures": embedded.failures},
@@ -314,8 +322,8 @@ class Run:
                 "resumed": embedded.resumed,
                 "chunks": embedded.vectors.num_rows - whole.num_rows,
                 "tokens": int(whole["tokens"].to_numpy().sum()),
-                "embedded_tokens": embedded_tokens,
-                "padded_tokens": computed,
+                "embedded_tokens": sum(batch.tokens for batch in batches),
+                "padded_tokens": sum(batch.padded_tokens for batch in batches),
                 "long_papers": int(np.count_nonzero(whole["tokens"].to_numpy() > self.space.paper_tokens)),
                 "cut_papers": int(np.count_nonzero(cut)),
                 "cut_tokens": int(cut.sum()),
@@ -327,7 +335,7 @@ class Run:
                 "dtype": self._equipment.dtype or (before.manifest.details["dtype"] if before else ""),
                 "devices": [device.name for device in self.plan.devices],
                 "seconds": round(seconds, 3),
-                "memory": memory,
+                "memory": peaks,
             },
         )
         segments.clear()
@@ -356,10 +364,7 @@ class Run:
 
     def _store_shard(self, store: VectorStore, key: str) -> tuple[int, int]:
         """The shard's rows in the store, and how many of its papers are there in a newer record."""
-        papers = self._load_papers(key)
-        embeddings = self._checkpoints.load(embeddings_key(key, self.space))
-        if embeddings is None or embeddings.manifest.source.sha256 != papers.manifest.source.sha256:
-            raise ArxivEmbedError(f"Shard '{key}' has no embeddings of its papers yet: materialize them first.")
+        papers, embeddings = self._load_both(key)
         identity = stored_identity(papers.manifest, embeddings.manifest)
         rows, skipped = embeddings.manifest.files["vectors"].rows, 0
         if store.shards(self.space.fingerprint).get(key) != identity:
@@ -376,6 +381,24 @@ class Run:
         self._uncovered.discard(key)
         return rows, skipped
 
+    def check(self, asset: str, key: str, *, thorough: bool) -> list[CheckResult]:
+        """What must hold of what was made of a shard for that asset; `thorough` starts the pool for it if need be."""
+        if asset == "papers":
+            return check_papers(self._load_papers(key))
+        if asset == "embeddings":
+            papers, embeddings = self._load_both(key)
+            whole = (asset, key) not in self.journal.damages
+            return check_embeddings(papers, embeddings, self.space, whole=whole)
+        papers, embeddings = self._load_both(key)
+        identity = stored_identity(papers.manifest, embeddings.manifest)
+        encode = self._vectors_of if thorough or self._equipment.has_pool else None
+        return check_store(self._equipment.store(), papers, embeddings, self.space, key, identity, encode)
+
+    def _vectors_of(self, texts: Sequence[str]) -> dict[int, npt.NDArray[np.float32]]:
+        """The vectors [dimensions] of those texts that can be embedded, by number."""
+        outcomes = self._equipment.pool().encode(texts)
+        return {outcome.index: outcome.vectors[0] for outcome in outcomes if isinstance(outcome, EncodedPaper)}
+
     def manifest(self, asset: str, key: str) -> Manifest | None:
         """What a shard's checkpoint says of itself; None for an asset that has none."""
         keys = {"papers": papers_key(key), "embeddings": embeddings_key(key, self.space)}
@@ -384,6 +407,23 @@ class Run:
     def rejects(self, key: str) -> pa.Table:
         """The shard's rejects, of the schema `REJECTS`."""
         return self._load_papers(key).tables["rejects"]
+
+    def vectors(self, key: str) -> pa.Table:
+        """The shard's vectors (`vectors_schema`)."""
+        return self._load_both(key)[1].tables["vectors"]
+
+    def _load_both(self, key: str) -> tuple[Checkpoint, Checkpoint]:
+        """Both checkpoints of a shard, that of its embeddings made from that of its papers."""
+        papers, embeddings = self._load_papers(key), self._load_embeddings(key)
+        if embeddings is None or embeddings.manifest.source.sha256 != papers.manifest.source.sha256:
+            raise ArxivEmbedError(f"Shard '{key}' has no embeddings of its papers yet: materialize them first.")
+        return papers, embeddings
+
+    def _load_embeddings(self, key: str) -> Checkpoint | None:
+        if self._embeddings is None or self._embeddings[0] != key:
+            loaded = self._checkpoints.load(embeddings_key(key, self.space))
+            self._embeddings = None if loaded is None else (key, loaded)
+        return None if self._embeddings is None else self._embeddings[1]
 
     def _load_papers(self, key: str) -> Checkpoint:
         if self._papers is None or self._papers[0] != key:

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from arxiv_embed.errors import ArxivEmbedError
+
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_SHARD_PAPERS = 20_000
 DEFAULT_BATCH_SIZE, MOST_BATCH_SIZE = 200, 256
 DEFAULT_ATTEMPTS = 3
+DEFAULT_OAI_URL = "https://oaipmh.arxiv.org/oai"
+DEFAULT_KEEP_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,12 @@ class Settings:
     model: str
     devices: str
     postgres_url: str | None
+    oai_url: str
+    """Where metadata is harvested from, by OAI-PMH."""
+    webhook: str | None
+    """Where a notification of a failed run is posted to."""
+    keep_days: int
+    """How long Dagster's records of finished runs are kept."""
 
     @property
     def checkpoints(self) -> Path:
@@ -80,7 +90,18 @@ def settings_from_environment(environment: Mapping[str, str] | None = None) -> S
         model=value("MODEL") or DEFAULT_MODEL,
         devices=value("DEVICES") or "auto",
         postgres_url=value("POSTGRES_URL"),
+        oai_url=value("OAI_URL") or DEFAULT_OAI_URL,
+        webhook=value("WEBHOOK"),
+        keep_days=_days("KEEP_DAYS", value("KEEP_DAYS")),
     )
+
+
+def _days(name: str, days: str | None) -> int:
+    if days is None:
+        return DEFAULT_KEEP_DAYS
+    if not days.isascii() or not days.isdigit() or int(days) < 1:
+        raise ArxivEmbedError(f"ARXIV_EMBED_{name} is '{days}': give a number of days, 1 or more.")
+    return int(days)
 
 
 def visible_gpus(environment: Mapping[str, str] | None = None, *, hip: bool = False) -> str | None:

@@ -64,6 +64,11 @@ class FakePool:
         on_incident: Callable[[Incident], None] = lambda incident: None,
         on_tick: Callable[[], None] = lambda: None,
     ) -> Iterator[Outcome]:
+        if all("\n\n" not in text for text in texts):  # titles, looked for in the store: no papers
+            titles = (vectors_of(text, self.dimensions) for text in texts)
+            none = np.zeros((0, 2), np.int32)
+            yield from (EncodedPaper(i, none, none[:, 0], vectors[:1], 1, 0) for i, vectors in enumerate(titles))
+            return
         self.urgent.append(urgent)
         if self.fail_on and any(self.fail_on in text for text in texts):
             raise self.fault

@@ -15,6 +15,7 @@ import arxiv_embed.equipment
 from arxiv_embed.attempts import STEPS, Attempts, FailedAttempt
 from arxiv_embed.checkpoint.atomic import NoSpace
 from arxiv_embed.checkpoint.lock import Locked
+from arxiv_embed.checks import CheckResult
 from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind
 from arxiv_embed.journal import Journal
 from arxiv_embed.plan import embeddings_key
@@ -37,21 +38,28 @@ class Desk:
     pool: FakePool
     waits: list[float]
     told: list[str] = field(default_factory=list)
-    begun: list[str] = field(default_factory=list)
+    shards_begun: list[str] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
+    results: list[tuple[str, CheckResult]] = field(default_factory=list)
     failures: list[FailedAttempt] = field(default_factory=list)
 
     def run(self, *, before: dict[str, int] | None = None, assets: Sequence[str] = tuple(STEPS)) -> list[str]:
         with Run(self.options, self.settings, "run", self.told.append) as run:
             run.start([FIRST, SECOND])
-            attempts = Attempts(
-                run,
-                before or {},
-                begin=lambda shard, assets: self.begun.append(shard),
-                report=self.reports.append,
-                failed=self.failures.append,
-            )
+            attempts = Attempts(run, before or {}, self)
             return attempts.take([FIRST, SECOND], assets)
+
+    def begun(self, shard: str, assets: Sequence[str]) -> None:
+        self.shards_begun.append(shard)
+
+    def made(self, report: Report) -> None:
+        self.reports.append(report)
+
+    def checked(self, asset: str, shard: str, results: Sequence[CheckResult]) -> None:
+        self.results.extend((shard, result) for result in results)
+
+    def failed(self, attempt: FailedAttempt) -> None:
+        self.failures.append(attempt)
 
     @property
     def progress(self) -> RunProgress:
@@ -90,7 +98,7 @@ def test_a_passing_error_is_tried_again_after_all_others_and_after_a_wait(
     first, second = desk.waits[-2:]
     assert 0 < first <= 3
     assert 2 <= second <= 6  # twice as long, and half to one and a half times of that
-    assert desk.begun == [FIRST, SECOND]
+    assert desk.shards_begun == [FIRST, SECOND]
     assert desk.progress.state == "done"
     assert desk.progress.failed == {}
     [pattern] = desk.progress.errors.patterns()
@@ -135,7 +143,7 @@ def test_a_full_disk_pauses_the_run_which_goes_on_when_there_is_space(
     failing(monkeypatch, desk, NoSpace("No space is left in /data: free some."), times=2)
     assert desk.run() == [FIRST, SECOND]
     assert len(desk.waits) == 2
-    assert desk.begun == [FIRST, SECOND]
+    assert desk.shards_begun == [FIRST, SECOND]
     assert desk.failures == []  # the disk's fault is no shard's
     assert any("paused, again in" in line for line in desk.told)
     [pattern] = desk.progress.errors.patterns()

@@ -585,7 +585,7 @@ def test_the_papers_checkpoint_names_its_source(desk: Desk) -> None:
     manifest = desk.checkpoints.manifest(papers_key("a.jsonl"))
     assert manifest is not None
     assert manifest.details["folder"] == str(desk.folder)
-    assert dict(manifest.counts) == {"papers": 3, "rejects": 0, "duplicates": 0, "withdrawn": 0}
+    assert dict(manifest.counts) == {"records": 3, "papers": 3, "rejects": 0, "duplicates": 0, "withdrawn": 0}
     embeddings = desk.checkpoints.manifest(embeddings_key("a.jsonl", desk.space))
     assert embeddings is not None
     assert embeddings.source == manifest.source

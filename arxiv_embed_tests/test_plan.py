@@ -54,7 +54,7 @@ def finish(options: RunOptions, settings: Settings, *keys: str, steps: int = 3) 
             papers_key(key),
             {"papers": papers_table(content.papers), "rejects": rejects_table(content.rejects)},
             source=Source(shard.signature, content.sha256),
-            counts={"papers": len(content.papers)},
+            counts={"records": content.records, "papers": len(content.papers)},
             run_id="run",
             details={"folder": str(shard.folder), "file": shard.files[0], "limit": shard.limit},
         )

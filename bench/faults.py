@@ -174,7 +174,7 @@ def _commit(
     store: CheckpointStore, key: CheckpointKey, contents: dict[str, pa.Table], source: Source, details: Any = None
 ) -> Manifest:
     """Commits a shard's first paper, and lets the manifest say then that it holds all: planning reads nothing else."""
-    first = {"papers": 1, "rejects": 0, "duplicates": 0, "withdrawn": 0, "failed": 0}
+    first = {"records": 1, "papers": 1, "rejects": 0, "duplicates": 0, "withdrawn": 0, "failed": 0}
     small = store.commit(key, contents, source=source, counts=first, run_id="bench", details=details or {})
     files = {table: replace(file, rows=file.rows * SHARD_PAPERS) for table, file in small.files.items()}
     whole = replace(small, counts={**small.counts, "papers": SHARD_PAPERS}, files=files)

@@ -22,9 +22,10 @@ from arxiv_embed.metadata.xml_files import read_xml
 
 @dataclass(frozen=True)
 class ShardContent:
-    """A shard as read: the newest record of each paper in the order of the file, what was rejected, how many older
-    records of the same papers were left out, and the sha256 of all that was read."""
+    """A shard as read: how many records there were, the newest of each paper in the order of the file, what was
+    rejected, how many older records of the same papers were left out, and the sha256 of all that was read."""
 
+    records: int
     papers: list[Paper]
     rejects: list[Reject]
     duplicates: int
@@ -62,18 +63,19 @@ class ShardReader:
         """The whole shard, each paper once."""
         newest: dict[str, Paper] = {}
         rejects: list[Reject] = []
-        read = 0
+        records = duplicates = 0
         digest = hashlib.sha256()
         for item in self.read(shard):
             digest.update(_identity(item))
+            records += 1
             if isinstance(item, Reject):
                 rejects.append(item)
                 continue
-            read += 1
             known = newest.get(item.id)
+            duplicates += known is not None
             if known is None or item.recency >= known.recency:
                 newest[item.id] = item
-        return ShardContent(list(newest.values()), rejects, read - len(newest), digest.hexdigest())
+        return ShardContent(records, list(newest.values()), rejects, duplicates, digest.hexdigest())
 
     def _read_piece(self, shard: Shard) -> Iterator[Paper | Reject]:
         try:

@@ -3,22 +3,27 @@
 Dagster reads the annotations of `context` as objects, so they are not postponed here.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 
 from dagster import (
+    AssetCheckSpec,
     AssetExecutionContext,
     AssetKey,
+    AssetsDefinition,
     AssetSpec,
     BackfillPolicy,
     Backoff,
     Jitter,
     Output,
+    PreviewWarning,
     RetryPolicy,
     multi_asset,
 )
 
 from arxiv_embed.attempts import STEPS
 from arxiv_embed.checkpoint.manifest import Manifest
+from arxiv_embed.checks import CHECKS
 from arxiv_embed.pipeline.io_manager import IN_SPACE
 from arxiv_embed.pipeline.partitions import metadata_files
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
@@ -33,36 +38,73 @@ RETRIES = RetryPolicy(max_retries=2, delay=2, backoff=Backoff.EXPONENTIAL, jitte
 """For a step whose process is gone; what fails within a step is tried again there."""
 
 
-@multi_asset(
-    specs=[
-        AssetSpec(
-            "papers", skippable=True, description="Metadata read: papers, and rejects with their reasons."
-        ).with_io_manager_key(CHECKPOINTS),
-        AssetSpec(
-            "embeddings",
-            deps=["papers"],
-            skippable=True,
-            description="Vectors of every paper and of its chunks.",
-            metadata={IN_SPACE: True},
-        ).with_io_manager_key(CHECKPOINTS),
-        AssetSpec("vector_store", deps=["embeddings"], skippable=True, description="The rows that search reads."),
-    ],
-    name="embed_metadata",
-    group_name="arxiv",
-    partitions_def=metadata_files,
-    can_subset=True,
-    backfill_policy=BackfillPolicy.multi_run(max_partitions_per_run=SHARDS_PER_RUN),
-    retry_policy=RETRIES,
-    pool=POOL,
-)
-def embedded_metadata(
-    context: AssetExecutionContext, embedding: EmbeddingResource, gpus: GpuResource
-) -> Iterator[Output[Mapping[str, Manifest] | None]]:
-    """Each shard's materialization is logged as soon as it is committed, so that partitions turn green one by one; at
-    the end the outputs go through the IO manager, with the same metadata once more."""
-    assets = [asset for asset in STEPS if AssetKey(asset) in context.selected_asset_keys]
-    done = embed(context.op_execution_context, embedding, gpus, lambda run: context.partition_keys, assets)
-    for asset in assets:
-        for shard, metadata in done.metadata[asset].items():
-            context.add_asset_metadata(metadata, asset_key=asset, partition_key=shard)
-        yield Output(done.manifests[asset] or None, output_name=asset)
+def metadata_assets(code_versions: Mapping[str, str]) -> AssetsDefinition:
+    """The assets and their checks; an asset whose newest code version is another than here is shown as stale."""
+
+    @multi_asset(
+        specs=[
+            AssetSpec(
+                "papers",
+                skippable=True,
+                description="Metadata read: papers, and rejects with their reasons.",
+                code_version=code_versions.get("papers"),
+            ).with_io_manager_key(CHECKPOINTS),
+            AssetSpec(
+                "embeddings",
+                deps=["papers"],
+                skippable=True,
+                description="Vectors of every paper and of its chunks.",
+                metadata={IN_SPACE: True},
+                code_version=code_versions.get("embeddings"),
+            ).with_io_manager_key(CHECKPOINTS),
+            AssetSpec(
+                "vector_store",
+                deps=["embeddings"],
+                skippable=True,
+                description="The rows that search reads.",
+                code_version=code_versions.get("vector_store"),
+            ),
+        ],
+        check_specs=_check_specs(),
+        name="embed_metadata",
+        group_name="arxiv",
+        partitions_def=metadata_files,
+        can_subset=True,
+        backfill_policy=BackfillPolicy.multi_run(max_partitions_per_run=SHARDS_PER_RUN),
+        retry_policy=RETRIES,
+        pool=POOL,
+    )
+    def embedded_metadata(
+        context: AssetExecutionContext, embedding: EmbeddingResource, gpus: GpuResource
+    ) -> Iterator[Output[Mapping[str, Manifest] | None]]:
+        """Each shard's materialization is logged as soon as it is committed, so that partitions turn green one by one;
+        at the end the outputs go through the IO manager. Where only checks are chosen, nothing is made."""
+        chosen = {key.to_user_string() for key in context.selected_asset_keys}
+        checks = context.selected_asset_check_keys
+        looked_at = chosen or {check.asset_key.to_user_string() for check in checks}
+        assets = [asset for asset in STEPS if asset in looked_at]
+        step, shards = context.op_execution_context, context.partition_keys
+        shard_log = embed(step, embedding, gpus, lambda run: shards, assets, check_only=not chosen)
+        made = [asset for asset in STEPS if asset in chosen]
+        for asset in made:
+            yield Output(shard_log.manifests[asset] or None, output_name=asset)
+        shard_log.tell_again()
+        for check in checks:
+            yield Output(None, output_name=context.assets_def.get_output_name_for_asset_check_key(check))
+
+    return embedded_metadata
+
+
+def _check_specs() -> list[AssetCheckSpec]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PreviewWarning)  # of `partitions_def`; its versions are pinned
+        return [
+            AssetCheckSpec(
+                check.name,
+                asset=AssetKey(check.asset),
+                description=check.description,
+                blocking=check.blocking,
+                partitions_def=metadata_files,
+            )
+            for check in CHECKS
+        ]

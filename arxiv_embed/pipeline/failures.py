@@ -7,18 +7,34 @@ The newest says how often a shard has failed, in one space, from one state of it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from dagster import AssetKey, AssetObservation, DagsterInstance, EventLogRecord
 
 from arxiv_embed.attempts import STEPS, FailedAttempt
-from arxiv_embed.errors import sentence
+from arxiv_embed.errors import Kind, sentence
 from arxiv_embed.history import FailedShard
 from arxiv_embed.run import Run
 
 ATTEMPT, ERROR, KIND, SPACE, SOURCE = "failed attempt", "error", "kind", "space", "source"
 AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class RecordedFailure:
+    """A shard's newest attempt in a space, which failed: from the source of that `signature`, at `time` (seconds since
+    the epoch), after so many `attempts`."""
+
+    shard: str
+    space: str
+    signature: str
+    error: str
+    kind: Kind
+    attempts: int
+    time: float
+    run_id: str
 
 
 def observation_of(failure: FailedAttempt, run: Run) -> AssetObservation:
@@ -32,28 +48,49 @@ def success_after_failures(shard: str, run: Run) -> AssetObservation:
     return _observation("vector_store", shard, 0, run, {})
 
 
-def failed_shards(instance: DagsterInstance, run: Run) -> dict[str, FailedShard]:
-    """Every shard of the run's plan that has failed since it last went through, its source being as it was then."""
-    sources = {plan.shard.key: plan.shard.signature for plan in run.plan.shards}
-    found: dict[str, FailedShard] = {}
-    seen: set[str] = set()
+def newest_failures(instance: DagsterInstance) -> Iterator[RecordedFailure]:
+    """Every shard that has failed in a space since it last went through there, whatever its source has become."""
+    seen: set[tuple[str, str]] = set()
     for record in _newest_first(instance):
         shard = record.partition_key or ""
         metadata = _metadata(record)
-        if shard in seen or metadata[SPACE] != run.space.fingerprint:
+        if (shard, metadata[SPACE]) in seen:
             continue
-        seen.add(shard)
-        if metadata[ATTEMPT] and metadata[SOURCE] == sources.get(shard):
-            found[shard] = FailedShard(
-                error=metadata[ERROR],
-                kind=metadata[KIND],
-                attempts=metadata[ATTEMPT],
-                last=datetime.fromtimestamp(record.timestamp, UTC).isoformat(timespec="seconds"),
-                run_id=record.run_id,
+        seen.add((shard, metadata[SPACE]))
+        if metadata[ATTEMPT]:
+            yield RecordedFailure(
+                shard=shard,
+                space=metadata[SPACE],
                 signature=metadata[SOURCE],
-                given_up=metadata[ATTEMPT] >= run.options.attempts,
+                error=metadata[ERROR],
+                kind=Kind(metadata[KIND]),
+                attempts=metadata[ATTEMPT],
+                time=record.timestamp,
+                run_id=record.run_id,
             )
-    return found
+
+
+def failed_shards(instance: DagsterInstance, run: Run) -> dict[str, FailedShard]:
+    """Every shard of the run's plan that has failed since it last went through, its source being as it was then."""
+    sources = {plan.shard.key: plan.shard.signature for plan in run.plan.shards}
+    return {
+        failure.shard: FailedShard(
+            error=failure.error,
+            kind=failure.kind.value,
+            attempts=failure.attempts,
+            last=datetime.fromtimestamp(failure.time, UTC).isoformat(timespec="seconds"),
+            run_id=failure.run_id,
+            signature=failure.signature,
+            given_up=failure.attempts >= run.options.attempts,
+        )
+        for failure in newest_failures(instance)
+        if failure.space == run.space.fingerprint and failure.signature == sources.get(failure.shard)
+    }
+
+
+def ever_failed(instance: DagsterInstance, run: Run) -> set[str]:
+    """The shards whose success is to be told, as it ends a count: also where their source has changed since."""
+    return {failure.shard for failure in newest_failures(instance) if failure.space == run.space.fingerprint}
 
 
 def _observation(asset: str, shard: str, attempt: int, run: Run, metadata: Mapping[str, str]) -> AssetObservation:

@@ -48,9 +48,9 @@ class CheckpointIOManager(ConfigurableIOManager):
         if set(outputs) != set(shards):
             asset = context.asset_key.to_user_string()
             raise ArxivEmbedError(f"The output of {asset} is not one for each of its {len(shards)} shards.")
-        store = self._store(context)
+        store, space = self._store(context), self._space_of(context)
         for shard, output in outputs.items():
-            key = self._key(context, shard)
+            key = self._key(context, shard, space)
             if isinstance(output, Manifest):
                 if store.manifest(key) != output:
                     raise ArxivEmbedError(f"What shard '{shard}' was committed as is no longer there: run it again.")
@@ -73,10 +73,10 @@ class CheckpointIOManager(ConfigurableIOManager):
     def load_input(self, context: InputContext) -> CheckpointReader | dict[str, CheckpointReader]:
         """Raises `ArxivEmbedError` for a shard that has no whole checkpoint."""
         shards = list(context.asset_partition_keys)
-        store = self._store(context)
+        store, space = self._store(context), self._space_of(context)
         readers = {}
         for shard in shards:
-            reader = store.reader(self._key(context, shard))
+            reader = store.reader(self._key(context, shard, space))
             if reader is None:
                 asset = context.asset_key.to_user_string()
                 raise ArxivEmbedError(f"Shard '{shard}' has no whole checkpoint of {asset}: materialize it first.")
@@ -90,13 +90,14 @@ class CheckpointIOManager(ConfigurableIOManager):
 
         return CheckpointStore(self.embedding.checkpoints(settings_from_environment()), tell)
 
-    def _key(self, context: InputContext | OutputContext, shard: str) -> CheckpointKey:
-        of_asset: Any = context.upstream_output if isinstance(context, InputContext) else context
-        in_space = of_asset is not None and of_asset.definition_metadata.get(IN_SPACE)
-        asset = "/".join(context.asset_key.path)
-        return CheckpointKey(asset.replace("/", "."), shard, self._space() if in_space else "")
+    def _key(self, context: InputContext | OutputContext, shard: str, space: str) -> CheckpointKey:
+        return CheckpointKey(".".join(context.asset_key.path).replace("/", "."), shard, space)
 
-    def _space(self) -> str:
+    def _space_of(self, context: InputContext | OutputContext) -> str:
+        """The fingerprint of the space that the asset's checkpoints belong to; "" for one that belongs to none."""
+        of_asset: Any = context.upstream_output if isinstance(context, InputContext) else context
+        if of_asset is None or not of_asset.definition_metadata.get(IN_SPACE):
+            return ""
         settings = settings_from_environment()
         files = resolve_model(self.embedding.model or settings.model)
         return space_of(files, self.embedding.chunker, self.embedding.max_tokens).fingerprint

@@ -1,23 +1,33 @@
 """The jobs: `embed_shards` over chosen partitions, `embed_pending` over whatever remains."""
 
-from dagster import JobDefinition, OpExecutionContext, define_asset_job, job, op
+from dagster import Config, JobDefinition, OpExecutionContext, define_asset_job, job, op
+from pydantic import Field
 
-from arxiv_embed.pipeline.assets import POOL, embedded_metadata
+from arxiv_embed.attempts import STEPS
+from arxiv_embed.pipeline.assets import POOL
 from arxiv_embed.pipeline.partitions import register_shards
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.pipeline.work import embed
 from arxiv_embed.run import Run
 
 embed_shards = define_asset_job(
-    "embed_shards", selection=[embedded_metadata], description="Embeds the chosen shards of the metadata folder."
+    "embed_shards", selection=list(STEPS), description="Embeds the chosen shards of the metadata folder."
 )
+
+
+class Retry(Config):
+    """What is done beside what is missing."""
+
+    retry: list[str] = Field(default=[], description="Shards that were given up before, to be tried again")
 
 
 def job_of_what_remains(pool: str | None) -> JobDefinition:
     """The job `embed_pending`, whose step waits for a slot of `pool` where one is given."""
 
     @op(pool=pool)
-    def embed_what_remains(context: OpExecutionContext, embedding: EmbeddingResource, gpus: GpuResource) -> None:
+    def embed_what_remains(
+        context: OpExecutionContext, config: Retry, embedding: EmbeddingResource, gpus: GpuResource
+    ) -> None:
         """Finds the shards, registers them as partitions, and does what is missing."""
 
         def pending(run: Run) -> list[str]:
@@ -26,7 +36,7 @@ def job_of_what_remains(pool: str | None) -> JobDefinition:
             context.log.info(f"{len(keys)} of {len(run.plan.shards)} shards have work to do")
             return keys
 
-        embed(context, embedding, gpus, pending, finds=True)
+        embed(context, embedding, gpus, pending, finds=True, retry=config.retry)
 
     @job(description="Finds what is new in the metadata folder and embeds it.")
     def embed_pending() -> None:

@@ -1,13 +1,36 @@
-"""Materializations: what Dagster is told of a shard, as numbers that its UI plots."""
+"""Materializations and check evaluations: what Dagster is told of a shard, as numbers, tables and a picture."""
 
 from __future__ import annotations
 
-from dagster import AssetMaterialization, MetadataValue, TableRecord
-from dagster._core.definitions.metadata import RawMetadataMapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import pyarrow.compute as pc
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckSeverity,
+    AssetKey,
+    AssetMaterialization,
+    AssetRecordsFilter,
+    DagsterInstance,
+    MetadataValue,
+    TableMetadataValue,
+    TableRecord,
+)
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
+from dagster._core.definitions.metadata import RawMetadataMapping, RawMetadataValue
+
+from arxiv_embed.checks import CheckResult
 from arxiv_embed.errors import masked
 from arxiv_embed.events import PapersRead, ShardEmbedded
+from arxiv_embed.gpu.outcomes import BatchReport
+from arxiv_embed.pipeline.pictures import shard_picture
+from arxiv_embed.pipeline.versions import version_tags
 from arxiv_embed.run import Report, Run
+from arxiv_embed.stores.protocol import PAPER_CHUNK
 
 REJECTS_SHOWN = 20
 
@@ -15,20 +38,47 @@ REJECTS_SHOWN = 20
 def materialization(report: Report, run: Run) -> AssetMaterialization:
     """The event of the asset that a step's report is about."""
     if isinstance(report, PapersRead):
-        return _event("papers", report.shard, _of_papers(report, run))
-    if isinstance(report, ShardEmbedded):
-        return _event("embeddings", report.shard, _of_embeddings(report, run))
-    metadata: RawMetadataMapping = {
-        "rows": report.rows,
-        "skipped papers": report.skipped_papers,
-        "seconds": round(report.seconds, 3),
-        "store": masked(run.options.store),
-    }
-    return _event("vector_store", report.shard, metadata)
+        asset, metadata = "papers", _of_papers(report, run)
+    elif isinstance(report, ShardEmbedded):
+        asset, metadata = "embeddings", _of_embeddings(report, run)
+    else:
+        asset = "vector_store"
+        metadata = {
+            "rows": report.rows,
+            "skipped papers": report.skipped_papers,
+            "seconds": round(report.seconds, 3),
+            "store": masked(run.options.store),
+        }
+    tags = version_tags(asset, report.shard, run)
+    return AssetMaterialization(asset, partition=report.shard, metadata=metadata, tags=tags)
 
 
-def _event(asset: str, shard: str, metadata: RawMetadataMapping) -> AssetMaterialization:
-    return AssetMaterialization(asset_key=asset, partition=shard, metadata=metadata)
+def checked_materialization(
+    asset: str, shard: str, instance: DagsterInstance
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """Which materialization of a shard its checks are about: the newest."""
+    of_shard = AssetRecordsFilter(asset_key=AssetKey(asset), asset_partitions=[shard])
+    newest = next(iter(instance.fetch_materializations(of_shard, limit=1).records), None)
+    return newest and AssetCheckEvaluationTargetMaterializationData(
+        storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
+    )
+
+
+def evaluation(
+    result: CheckResult, shard: str, about: AssetCheckEvaluationTargetMaterializationData | None
+) -> AssetCheckEvaluation:
+    """The event of a check of a shard."""
+    return AssetCheckEvaluation(
+        check_name=result.check.name,
+        asset_key=AssetKey(result.check.asset),
+        passed=result.passed,
+        metadata=result.numbers,
+        target_materialization_data=about,
+        severity=AssetCheckSeverity.ERROR if result.check.blocking else AssetCheckSeverity.WARN,
+        description=result.why or None,
+        blocking=result.check.blocking,
+        partition=shard,
+    )
 
 
 def _of_papers(report: PapersRead, run: Run) -> RawMetadataMapping:
@@ -42,8 +92,13 @@ def _of_papers(report: PapersRead, run: Run) -> RawMetadataMapping:
     }
     if not report.rejects:
         return numbers
-    first = run.rejects(report.shard).slice(0, REJECTS_SHOWN).to_pylist()
-    return {**numbers, "first rejects": MetadataValue.table([TableRecord(reject) for reject in first])}
+    rejects = run.rejects(report.shard)
+    reasons = Counter(rejects["reason"].to_pylist()).most_common(REJECTS_SHOWN)
+    return {
+        **numbers,
+        "reasons of rejects": _table([{"reason": reason, "rejects": count} for reason, count in reasons]),
+        "first rejects": _table(rejects.slice(0, REJECTS_SHOWN).to_pylist()),
+    }
 
 
 def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
@@ -68,4 +123,74 @@ def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
         "seconds": round(report.seconds, 3),
         "model": run.plan.files.name,
         "space": MetadataValue.json(vars(run.space)),
+        **dict(_of_devices(run.batches)),
+        "picture": MetadataValue.md(_picture(report.shard, run)),
     }
+
+
+@dataclass
+class _Device:
+    """What a device did of a shard."""
+
+    batches: int = 0
+    papers: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    busy_seconds: float = 0.0
+    peak_memory: int = 0
+
+    def add(self, batch: BatchReport) -> None:
+        self.batches += 1
+        self.papers += batch.papers
+        self.tokens += batch.tokens
+        self.padded_tokens += batch.padded_tokens
+        self.busy_seconds += batch.seconds
+        self.peak_memory = max(self.peak_memory, batch.peak_memory)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """While it computed."""
+        return round(self.tokens / self.busy_seconds, 1) if self.busy_seconds else 0.0
+
+
+def _of_devices(batches: Sequence[tuple[float, BatchReport]]) -> Iterator[tuple[str, RawMetadataValue]]:
+    """Each device's numbers under keys of its own, which the UI plots, and a table of them all."""
+    devices: dict[str, _Device] = {}
+    for _, batch in batches:
+        devices.setdefault(batch.device, _Device()).add(batch)
+    for name, device in sorted(devices.items()):
+        yield f"{name} tokens/s", device.tokens_per_second
+        yield f"{name} papers", device.papers
+        yield f"{name} peak memory, bytes", device.peak_memory
+    if devices:
+        yield (
+            "devices",
+            _table(
+                [
+                    {
+                        "device": name,
+                        "batches": device.batches,
+                        "papers": device.papers,
+                        "tokens": device.tokens,
+                        "tokens computed": device.padded_tokens,
+                        "busy, s": round(device.busy_seconds, 3),
+                        "tokens/s": device.tokens_per_second,
+                        "peak memory, bytes": device.peak_memory,
+                    }
+                    for name, device in sorted(devices.items())
+                ]
+            ),
+        )
+
+
+def _picture(shard: str, run: Run) -> str:
+    done: dict[str, list[tuple[float, int]]] = {}
+    for second, batch in run.batches:
+        done.setdefault(batch.device, []).append((second, batch.tokens))
+    vectors = run.vectors(shard)
+    of_papers = vectors.filter(pc.equal(vectors["chunk_index"], PAPER_CHUNK))
+    return shard_picture(of_papers["tokens"].to_numpy(), done)
+
+
+def _table(rows: Sequence[Mapping[str, str | int | float | bool | None]]) -> TableMetadataValue:
+    return MetadataValue.table([TableRecord(row) for row in rows])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from dagster import AssetKey, AssetMaterialization, AssetObservation, OpExecutionContext
+from dagster import AssetCheckEvaluation, AssetKey, AssetMaterialization, AssetObservation, OpExecutionContext
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
 from arxiv_embed.attempts import PASSING, PAUSE_SECONDS, jittered
@@ -43,9 +44,15 @@ class Reporter:
         self._unsaid.append(line)
         self._say_what_is_unsaid()
 
-    def log(self, event: AssetMaterialization | AssetObservation) -> None:
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Tags of the run, if they can be written now."""
+        with contextlib.suppress(Exception):
+            self._context.instance.add_run_tags(self._context.run_id, tags)
+
+    def log(self, event: AssetMaterialization | AssetObservation | AssetCheckEvaluation) -> None:
         """An event of an asset."""
-        self.ask(lambda: self._context.log_event(event))
+        told: Any = event  # a check's evaluation is taken as well, though not declared
+        self.ask(lambda: self._context.log_event(told))
 
     def damaged(self, damage: Damage) -> None:
         """A file of a checkpoint that did not verify."""

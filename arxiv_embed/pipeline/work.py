@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from dagster import Failure, OpExecutionContext
-from dagster._core.definitions.metadata import RawMetadataMapping
 
-from arxiv_embed.attempts import STEPS, Attempts, FailedAttempt
-from arxiv_embed.checkpoint.manifest import Manifest
+from arxiv_embed.attempts import PASSING, STEPS, Attempts
 from arxiv_embed.checkpoint.store import CheckpointStore
-from arxiv_embed.errors import ArxivEmbedError, sentence
-from arxiv_embed.events import ShardStored
-from arxiv_embed.history import refresh_history
-from arxiv_embed.pipeline.failures import failed_shards, observation_of, success_after_failures
+from arxiv_embed.errors import ArxivEmbedError, FatalError, sentence
+from arxiv_embed.history import FailedShard, refresh_history
+from arxiv_embed.journal import Journal
+from arxiv_embed.pipeline.connections import keep_connections
+from arxiv_embed.pipeline.failures import failed_shards
 from arxiv_embed.pipeline.killed import report_killed_runs
-from arxiv_embed.pipeline.materializations import materialization
 from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
+from arxiv_embed.pipeline.shard_log import ShardLog
 from arxiv_embed.plan import no_shard
-from arxiv_embed.run import Report, Run
+from arxiv_embed.run import Run
 from arxiv_embed.settings import Settings, settings_from_environment
 
 REASONS_SHOWN = 5
 
-
-@dataclass
-class Done:
-    """What a step has made: of each asset the shards' manifests (the store has none), and what Dagster was told."""
-
-    manifests: dict[str, dict[str, Manifest]] = field(default_factory=lambda: {asset: {} for asset in STEPS})
-    metadata: dict[str, dict[str, RawMetadataMapping]] = field(default_factory=lambda: {asset: {} for asset in STEPS})
-
-    def take(self, report: Report, reporter: Reporter, run: Run) -> None:
-        """Tells Dagster of a shard that an asset has now."""
-        event = materialization(report, run)
-        asset = event.asset_key.to_user_string()
-        manifest = run.manifest(asset, report.shard)
-        if manifest is not None:
-            self.manifests[asset][report.shard] = manifest
-        self.metadata[asset][report.shard] = event.metadata
-        reporter.log(event)
+STOPPED_FOR = "arxiv_embed/stopped_for"
+"""Tag of a run that was stopped as a whole by what may pass: the error's kind."""
 
 
 def embed(
@@ -53,14 +36,18 @@ def embed(
     assets: Sequence[str] = tuple(STEPS),
     *,
     finds: bool = False,
-) -> Done:
+    retry: Collection[str] = (),
+    check_only: bool = False,
+) -> ShardLog:
     """Takes each shard through the steps of the assets, those with urgent papers first: to know them, all are read
     before. `finds` is for a job that finds its shards itself: it tells Dagster what it is going to make, and does not
-    try what has failed too often in other runs, where one whose shards were chosen counts its own attempts only.
+    try what has failed too often in other runs (but for shards to `retry`), where one whose shards were chosen counts
+    its own attempts only. With `check_only` nothing is made, and what there is is looked at.
 
     One that fails does not stop the others, and raises `Failure` at the end; what every shard would meet stops the run.
     """
     settings = settings_from_environment()
+    keep_connections(context.instance)
     reporter = Reporter(context)
     run: Run | None = None
     try:
@@ -68,33 +55,17 @@ def embed(
         options = embedding.options(gpus, settings)
         with Run(options, settings, context.run_id, reporter.say, reporter.damaged) as run:
             reporter.on_trouble = partial(run.journal.met, "")
-            failed = reporter.ask(lambda: failed_shards(context.instance, run))
-            counts = finds and not options.retry_failed
-            before = {key: f.attempts for key, f in failed.items() if counts or f.run_id == context.run_id}
+            failures = reporter.ask(lambda: failed_shards(context.instance, run))
+            if not finds or options.retry_failed:
+                failures = _of_run(failures, context.run_id)
+            failures = {**_without(failures, retry), **_of_run(failures, context.run_id)}
             chosen = reporter.ask(lambda: shards_of(run))
-            there = [key for key in chosen if run.plan.has(key)]
-            shards = [key for key in there if before.get(key, 0) < options.attempts]
             if finds:
                 run.keep_fresh_start()
-            run.start(shards)
-            for key in sorted(set(there) - set(shards)):
-                run.journal.give_up(key, before[key], failed[key].error)
-            for key in sorted(set(chosen) - set(there)):
-                run.journal.fail(key, no_shard(key))
-            done = Done()
-            ever_failed = set(failed)
-
-            def take(report: Report) -> None:
-                done.take(report, reporter, run)
-                if isinstance(report, ShardStored) and report.shard in ever_failed:
-                    reporter.log(success_after_failures(report.shard, run))
-
-            def note(attempt: FailedAttempt) -> None:
-                ever_failed.add(attempt.shard)
-                reporter.log(observation_of(attempt, run))
-
-            begin = reporter.plan if finds else lambda shard, assets: None
-            attempts = Attempts(run, before, begin, report=take, failed=note)
+            shards = _start(run, chosen, failures)
+            shard_log = ShardLog(run, reporter, context.instance, plans=finds)
+            before = {key: failure.attempts for key, failure in failures.items()}
+            attempts = Attempts(run, before, shard_log, check_only=check_only)
             if options.priority and "papers" in assets:
                 shards = attempts.take(shards, ["papers"])
                 assets = [asset for asset in assets if asset != "papers"]
@@ -102,22 +73,48 @@ def embed(
             if finds:
                 run.end_fresh_start()
     except ArxivEmbedError as error:
+        if isinstance(error, FatalError) and error.kind in PASSING:
+            reporter.tag({STOPPED_FOR: error.kind.value})
         raise Failure(sentence(error), allow_retries=False) from error
     finally:
         if run is not None:
             _keep_history(context, settings, run)
-    if run.journal.failed or run.journal.given_up:
-        reasons = {**run.journal.failed, **run.journal.given_up}
+    _raise_what_is_not_done(run.journal, len(chosen))
+    return shard_log
+
+
+def _of_run(failures: Mapping[str, FailedShard], run_id: str) -> dict[str, FailedShard]:
+    return {key: failure for key, failure in failures.items() if failure.run_id == run_id}
+
+
+def _without(failures: Mapping[str, FailedShard], keys: Collection[str]) -> dict[str, FailedShard]:
+    return {key: failure for key, failure in failures.items() if key not in keys}
+
+
+def _start(run: Run, chosen: Sequence[str], failures: Mapping[str, FailedShard]) -> list[str]:
+    """Begins the run's record; returns the chosen shards that are tried: those that are there and not given up."""
+    there = [key for key in chosen if run.plan.has(key)]
+    given_up = {key for key in there if key in failures and failures[key].attempts >= run.options.attempts}
+    shards = [key for key in there if key not in given_up]
+    run.start(shards)
+    for key in sorted(given_up):
+        run.journal.give_up(key, failures[key].attempts, failures[key].error)
+    for key in sorted(set(chosen) - set(there)):
+        run.journal.fail(key, no_shard(key))
+    return shards
+
+
+def _raise_what_is_not_done(journal: Journal, chosen: int) -> None:
+    """Raises `Failure` where shards failed or were given up, or others are at work on them."""
+    if reasons := {**journal.failed, **journal.given_up}:
         some = "; ".join(list(reasons.values())[:REASONS_SHOWN])
         raise Failure(
-            f"{len(reasons)} of {len(chosen)} shards failed: {some}", metadata={"failed": reasons}, allow_retries=False
+            f"{len(reasons)} of {chosen} shards failed: {some}", metadata={"failed": reasons}, allow_retries=False
         )
-    if run.journal.left:
+    if journal.left:
         raise Failure(
-            f"Others are at work on {', '.join(run.journal.left)}, which are left to them.",
-            metadata={"left": run.journal.left},
+            f"Others are at work on {', '.join(journal.left)}, which are left to them.", metadata={"left": journal.left}
         )
-    return done
 
 
 def _keep_history(context: OpExecutionContext, settings: Settings, run: Run) -> None:

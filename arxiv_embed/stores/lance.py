@@ -102,6 +102,10 @@ class LanceStore:
         with self._reading():
             return table.count_rows((col("chunk_index") == lit(PAPER_CHUNK)).to_sql()), table.count_rows()
 
+    def keys_of(self, space: str, shard: str) -> pa.Table:
+        query = self._open(space).search().where(col("shard") == lit(shard)).select(["paper_id", "chunk_index"])
+        return self._read(query)
+
     def write_shard(
         self, space: Space, shard: str, rows: pa.Table, identity: str, *, listed: Container[str] | None = None
     ) -> WriteReport:
@@ -375,6 +379,8 @@ def _where(kind: Expr, filters: Filters) -> str:
     if filters.since is not None:
         unknown = (col("published") == lit("")) & (col("updated") >= lit(filters.since))
         conditions.append(((col("published") >= lit(filters.since)) | unknown).to_sql())
+    if filters.shard is not None:
+        conditions.append((col("shard") == lit(filters.shard)).to_sql())
     return " AND ".join(f"({condition})" for condition in conditions)
 
 

@@ -40,10 +40,12 @@ class StoreAway(StoreError):
 
 @dataclass(frozen=True)
 class Filters:
-    """`category` is one ("cs.LG") or a whole archive ("cs"); `since` an ISO date, of publication where known."""
+    """`category` is one ("cs.LG") or a whole archive ("cs"); `since` an ISO date, of publication where known; `shard`
+    the one that the papers came from."""
 
     category: str | None = None
     since: str | None = None
+    shard: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ class VectorStore(Protocol):
 
     def count(self, space: str) -> tuple[int, int]:
         """Papers and rows."""
+
+    def keys_of(self, space: str, shard: str) -> pa.Table:
+        """The `paper_id` and `chunk_index` of every row that came from a shard."""
 
     def write_shard(
         self, space: Space, shard: str, rows: pa.Table, identity: str, *, listed: Container[str] | None = None

@@ -26,7 +26,7 @@ from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed.pipeline.assets import CHECKPOINTS, embedded_metadata
+from arxiv_embed.pipeline.assets import CHECKPOINTS, metadata_assets
 from arxiv_embed.pipeline.io_manager import CheckpointIOManager
 from arxiv_embed.pipeline.partitions import metadata_files
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource, resource_config
@@ -62,7 +62,7 @@ def _lengths(papers: CheckpointReader, vectors: CheckpointReader) -> pa.Table:
 
 embedding = EmbeddingResource.configure_at_launch()
 defs = Definitions(
-    assets=[embedded_metadata, lengths],
+    assets=[metadata_assets({}), lengths],
     resources={
         "embedding": embedding,
         "gpus": GpuResource(),
