@@ -64,7 +64,7 @@ class Listener(Protocol):
 
 
 class Attempts:
-    """`before` says how often a shard has failed already. With `check_only` nothing is made: what there is is checked."""
+    """`before` says how often a shard has failed already. With `check_only` nothing is made, only checked."""
 
     def __init__(self, run: Run, before: Mapping[str, int], listener: Listener, *, check_only: bool = False) -> None:
         self._run = run

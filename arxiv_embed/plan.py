@@ -16,7 +16,7 @@ from arxiv_embed.fresh import unfinished_fresh_start
 from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import Shard, list_folder
+from arxiv_embed.metadata.shards import Listing, Shard, list_folder
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import StoreError, open_store
 
@@ -127,15 +127,8 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     devices = tuple(parse_devices(options.devices))
     files = resolve_model(options.model)
     space = space_of(files, options.chunker, options.max_tokens)
-    listing = list_folder(
-        options.metadata_dir,
-        shard_papers=options.shard_papers,
-        index=settings.index,
-        without=[settings.home, options.checkpoints, Path(options.store)],
-    )
+    listing = list_shards_of(options, settings)
     shards = list(listing.shards)
-    if not shards:
-        raise ArxivEmbedError(_nothing_usable(options.metadata_dir, listing.passed_over))
     if options.limit is not None:
         shards = _limited(shards, options.limit)
     held = _held_by_store(options.store, space)
@@ -144,6 +137,19 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     plans = tuple(_plan_shard(shard, space, checkpoints, held or {}, options, fresh) for shard in shards)
     listed = frozenset(shard.key for shard in listing.shards)
     return RunPlan(files, space, devices, plans, listed, listing.passed_over, held is not None, fresh)
+
+
+def list_shards_of(options: RunOptions, settings: Settings) -> Listing:
+    """What a run finds in its metadata folder; raises `ArxivEmbedError` where nothing there is usable."""
+    listing = list_folder(
+        options.metadata_dir,
+        shard_papers=options.shard_papers,
+        index=settings.index,
+        without=[settings.home, options.checkpoints, Path(options.store)],
+    )
+    if not listing.shards:
+        raise ArxivEmbedError(_nothing_usable(options.metadata_dir, listing.passed_over))
+    return listing
 
 
 def _plan_shard(

@@ -46,6 +46,15 @@ class ProcessId:
         return f"process {self.pid} on {self.host}"
 
 
+def began(pid: int) -> float | None:
+    """When a process of this machine began, seconds since the epoch; None where there is none, or a zombie."""
+    started = _started(pid)
+    if not started:
+        return None
+    [booted] = (line.split()[1] for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    return int(booted) + int(started) / os.sysconf("SC_CLK_TCK")
+
+
 def _started(pid: int) -> str | None:
     """None where the system does not say; a zombie's is "": it does nothing any more."""
     try:

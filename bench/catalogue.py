@@ -14,11 +14,13 @@ from arxiv_embed.gpu.devices import usable_cores
 from bench.metric import Metric
 
 BENCHES: Mapping[str, str] = {
+    "backfill": "bench.backfill",
     "embed": "bench.embed",
     "engine": "bench.engine",
     "faults": "bench.faults",
     "quality": "bench.quality",
     "reading": "bench.reading",
+    "sensor": "bench.sensor",
 }
 
 CPU_INFO = Path("/proc/cpuinfo")

@@ -7,6 +7,7 @@ import typer
 from arxiv_embed.cli import checkpoint
 from arxiv_embed.cli.bench import bench
 from arxiv_embed.cli.demo import demo
+from arxiv_embed.cli.harvest import harvest
 from arxiv_embed.cli.plan import plan
 from arxiv_embed.cli.run import run
 from arxiv_embed.cli.search import search
@@ -20,6 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, plan, status, search, demo, bench):
+for command in (run, plan, status, search, harvest, demo, bench):
     app.command()(command)
 app.add_typer(checkpoint.app, name="checkpoint")

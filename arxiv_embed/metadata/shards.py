@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.cuts import Cuts, find_cuts
@@ -49,8 +50,7 @@ class Shard:
         return replace(self, limit=papers, records=min(self.records, papers))
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(NamedTuple):
     path: str
     size: int
     mtime_ns: int
@@ -58,6 +58,19 @@ class _File:
     @property
     def signature(self) -> str:
         return f"{self.size}-{self.mtime_ns}"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What changes as one and is cut into shards: one file, or the per-paper files of one month; not opened yet.
+
+    `key` is the shard's where it is one; `size` is a file's, in bytes, and None of a month.
+    """
+
+    key: str
+    signature: str
+    files: tuple[str, ...]
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,21 +87,49 @@ def list_folder(folder: Path, *, shard_papers: int, index: Path, without: Collec
 
     Each file is looked at once. Raises `ArxivEmbedError` where there is no such folder, or one cannot be read.
     """
+    shards: list[Shard] = []
+    passed_over: list[str] = []
+    for source in list_sources(folder, without=without, passed_over=passed_over):
+        found = shards_of(source, folder, shard_papers=shard_papers, index=index)
+        shards.extend(found)
+        if not found:
+            passed_over.extend(source.files)
+    return Listing(tuple(sorted(shards, key=lambda shard: shard.key)), tuple(sorted(passed_over)))
+
+
+def list_sources(
+    folder: Path, *, without: Collection[Path] = (), passed_over: list[str] | None = None
+) -> Iterator[Source]:
+    """The files and the months of `folder`, with one stat a file and nothing opened; not of the folders `without`.
+
+    Folders that are links are added to `passed_over`. Raises what `list_folder` does.
+    """
     folder = folder.absolute()
     if not folder.is_dir():
         raise ArxivEmbedError(f"There is no metadata folder {folder}: give one with --metadata-dir.")
-    months: dict[str, list[_File]] = {}
-    shards: list[Shard] = []
-    passed_over: list[str] = []
+    months: dict[str, list[str]] = {}
+    passed_over = [] if passed_over is None else passed_over
     for file in _files(folder, {os.path.realpath(path) for path in without}, passed_over):
         if month := _month_of_single_paper(file):
-            months.setdefault(month, []).append(file)
-        elif found := list(_shards_of_file(folder, file, shard_papers, index)):
-            shards.extend(found)
+            months.setdefault(month, []).append(f"{file.path}\0{file.signature}\n")
         else:
-            passed_over.append(file.path)
-    shards.extend(_shard_of_month(folder, month, files) for month, files in months.items())
-    return Listing(tuple(sorted(shards, key=lambda shard: shard.key)), tuple(sorted(passed_over)))
+            yield Source(encode_path(file.path), file.signature, (file.path,), file.size)
+    while months:
+        month, lines = months.popitem()
+        lines.sort()  # as the paths are sorted: no name has a \0 in it
+        listing = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape"))
+        yield Source(month_key(month), listing.hexdigest(), tuple(line[: line.index("\0")] for line in lines))
+
+
+def shards_of(
+    source: Source, folder: Path, *, shard_papers: int, index: Path, deadline: float | None = None
+) -> tuple[Shard, ...]:
+    """What a source of `folder` is cut into; none where it holds no metadata known here. Raises `Unfinished` when a
+    large file is not cut by `deadline`, as `find_cuts` does."""
+    folder = folder.absolute()
+    if source.size is None:
+        return (Shard(source.key, folder, source.signature, len(source.files), source.files),)
+    return tuple(_shards_of_file(folder, source, source.size, shard_papers, index, deadline))
 
 
 def _files(top: Path, without: Collection[str], passed_over: list[str]) -> Iterator[_File]:
@@ -130,36 +171,37 @@ def _month_of_single_paper(file: _File) -> str | None:
     Nothing but the file itself decides, so that no new file moves another; what it holds is found out on reading.
     """
     name = id_in_name(file.path)
-    return month_of(canonical_id(name)[0]) if name and file.size <= LONGEST_RECORD else None
+    if not name or file.size > LONGEST_RECORD:
+        return None
+    return name[:4] if name[:4].isdecimal() else month_of(canonical_id(name)[0])
 
 
-def _shard_of_month(folder: Path, month: str, files: list[_File]) -> Shard:
-    files = sorted(files, key=lambda file: file.path)
-    listing = hashlib.sha256()
-    for file in files:
-        listing.update(f"{file.path}\0{file.signature}\n".encode("utf-8", "surrogateescape"))
-    return Shard(month_key(month), folder, listing.hexdigest(), len(files), tuple(file.path for file in files))
-
-
-def _shards_of_file(folder: Path, file: _File, shard_papers: int, index: Path) -> Iterator[Shard]:
+def _shards_of_file(
+    folder: Path, source: Source, size: int, shard_papers: int, index: Path, deadline: float | None
+) -> Iterator[Shard]:
+    [file] = source.files
     try:
-        form = sniff(folder / file.path)
+        form = sniff(folder / file)
     except OSError:
         form = Format("plain", "lines")  # reading it will fail, and say so
     if form is None:
         return
     whole = Shard(
-        key=encode_path(file.path),
+        key=source.key,
         folder=folder,
-        signature=file.signature,
-        records=1 if form.kind == "object" else max(1, file.size // TYPICAL_RECORD_BYTES[form.container]),
-        files=(file.path,),
+        signature=source.signature,
+        records=1 if form.kind == "object" else max(1, size // TYPICAL_RECORD_BYTES[form.container]),
+        files=source.files,
         format=form,
     )
-    if form.kind == "object" or file.size < shard_papers * LEAST_RECORD_BYTES[form.container]:
+    if form.kind == "object" or size < shard_papers * LEAST_RECORD_BYTES[form.container]:
         yield replace(whole, records=min(whole.records, shard_papers))
         return
-    cuts: Cuts = find_cuts(folder / file.path, form, file.signature, shard_papers, index)
+    try:
+        cuts: Cuts = find_cuts(folder / file, form, source.signature, shard_papers, index, deadline)
+    except OSError:
+        yield whole  # likewise
+        return
     if cuts.records <= shard_papers:
         yield replace(whole, records=cuts.records)
         return
@@ -167,8 +209,8 @@ def _shards_of_file(folder: Path, file: _File, shard_papers: int, index: Path) -
     for number, (start, stop) in enumerate(zip(cuts.places, edges[1:], strict=True)):
         yield replace(
             whole,
-            key=piece_key(file.path, number),
-            signature=f"{file.signature}-{number}",
+            key=piece_key(file, number),
+            signature=f"{source.signature}-{number}",
             records=min(shard_papers, cuts.records - number * shard_papers),
             start=start,
             stop=stop,

@@ -8,7 +8,9 @@ from arxiv_embed.pipeline.assets import POOL
 from arxiv_embed.pipeline.partitions import register_shards
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.pipeline.work import embed
+from arxiv_embed.plan import list_shards_of
 from arxiv_embed.run import Run
+from arxiv_embed.settings import settings_from_environment
 
 embed_shards = define_asset_job(
     "embed_shards", selection=list(STEPS), description="Embeds the chosen shards of the metadata folder."
@@ -46,3 +48,17 @@ def job_of_what_remains(pool: str | None) -> JobDefinition:
 
 
 embed_pending = job_of_what_remains(POOL)
+
+
+@op
+def list_shards(context: OpExecutionContext, embedding: EmbeddingResource) -> None:
+    """Lists the metadata folder and registers its shards as partitions."""
+    settings = settings_from_environment()
+    listing = list_shards_of(embedding.options(GpuResource(), settings), settings)
+    new = register_shards(context.instance, [shard.key for shard in listing.shards])
+    context.log.info(f"{len(listing.shards)} shards, {new} of them new")
+
+
+@job(description="Registers the metadata folder's shards, for a backfill to choose from; embeds nothing.")
+def register_metadata() -> None:
+    list_shards()

@@ -1,17 +1,28 @@
-"""Killed runs, told to Dagster: it shows them as failed, and its pools have their slots back."""
+"""Killed runs, told to Dagster: it shows them as failed, gives their slots back to its pools, and tries them again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunsFilter,
+    SensorEvaluationContext,
+    SkipReason,
+    sensor,
+)
 from dagster._core.events import EngineEventData
+from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.storage.runs import SqliteRunStorage
 
+from arxiv_embed.processes import began
 from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.runs import LOCK, close_record, killed_runs
-from arxiv_embed.settings import Settings
+from arxiv_embed.settings import Settings, settings_from_environment
 
 UNDER_WAY = [
     DagsterRunStatus.NOT_STARTED,
@@ -19,15 +30,38 @@ UNDER_WAY = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
+CLOCK_SECONDS = 2.0
+"""By which the clocks of a process's start and of the event that tells of it may differ."""
+
+
+@sensor(
+    name="killed_runs",
+    minimum_interval_seconds=30,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Notices runs whose process is gone, so that they are shown as failed and tried again.",
+)
+def watch_for_killed_runs(context: SensorEvaluationContext) -> SkipReason:
+    """Runs beside the runs' own processes, as code server and runs share a machine."""
+    told: list[str] = []
+    beside = isinstance(context.instance.run_launcher, DefaultRunLauncher)
+    report_killed_runs(context.instance, settings_from_environment(), told.append, beside=beside)
+    return SkipReason("\n".join(told) or "No run was killed.")
 
 
 def report_killed_runs(
-    instance: DagsterInstance, settings: Settings, tell: Callable[[str], object], *, but: str = ""
+    instance: DagsterInstance,
+    settings: Settings,
+    tell: Callable[[str], object],
+    *,
+    but: str = "",
+    beside: bool = False,
 ) -> None:
-    """Tells Dagster, and whoever watches, which runs are gone without a word; `but` is the run that asks."""
+    """Tells Dagster, and whoever watches, which runs are gone without a word; `but` is the run that asks. `beside` says
+    that whatever Dagster has launched runs on this machine, as is known anyway where its storage is SQLite."""
+    beside = beside or isinstance(instance.run_storage, SqliteRunStorage)
     found = {killed.run_id: killed for killed in killed_runs(settings) if killed.run_id != but}
     for run in instance.get_runs(RunsFilter(statuses=UNDER_WAY)):
-        if run.run_id != but and (run.run_id in found or _is_gone(instance, run, settings)):
+        if run.run_id != but and (run.run_id in found or _is_gone(instance, run, settings, beside=beside)):
             instance.report_run_failed(run, "The process of this run was killed.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             if run.run_id not in found:
@@ -37,29 +71,28 @@ def report_killed_runs(
         close_record(settings, killed)
 
 
-def _is_gone(instance: DagsterInstance, run: DagsterRun, settings: Settings) -> bool:
-    """Whether no process of a run is left that Dagster itself launched; where it has written no record yet, that can
-    only be known if Dagster's storage is this machine's own."""
+def _is_gone(instance: DagsterInstance, run: DagsterRun, settings: Settings, *, beside: bool) -> bool:
+    """Whether no process of a run is left that Dagster itself launched; where it has written no record yet, the
+    processes that Dagster has noted are looked for."""
     if (settings.runs / run.run_id / LOCK).exists():
         return False  # of the command line, and alive
     process = ProgressReader(progress_path(settings, run.run_id)).poll().process
     if process is not None:
         return process.is_gone
-    pids = _pids(instance, run) if isinstance(instance.run_storage, SqliteRunStorage) else set()
-    return bool(pids) and not any(_is_dagsters(pid) for pid in pids)
+    noted = list(_noted_processes(instance, run)) if beside else []
+    return bool(noted) and not any(_is_there(pid, time) for pid, time in noted)
 
 
-def _pids(instance: DagsterInstance, run: DagsterRun) -> set[str]:
-    """The processes that Dagster says it has started for a run."""
-    records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ENGINE_EVENT).records
-    events = [record.event_log_entry.dagster_event for record in records]
-    details = [event.event_specific_data for event in events if event is not None]
-    found = [data.metadata for data in details if isinstance(data, EngineEventData) and "pid" in data.metadata]
-    return {str(metadata["pid"].value) for metadata in found}
+def _noted_processes(instance: DagsterInstance, run: DagsterRun) -> Iterator[tuple[int, float]]:
+    """The processes that Dagster says it has started for a run, and when it said so."""
+    for record in instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ENGINE_EVENT).records:
+        event = record.event_log_entry.dagster_event
+        data = event.event_specific_data if event else None
+        if isinstance(data, EngineEventData) and "pid" in data.metadata:
+            yield int(str(data.metadata["pid"].value)), record.event_log_entry.timestamp
 
 
-def _is_dagsters(pid: str) -> bool:
-    try:
-        return b"dagster" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def _is_there(pid: int, noted: float) -> bool:
+    """Whether it is that process, and not a later one that was given its number."""
+    start = began(pid)
+    return start is not None and start <= noted + CLOCK_SECONDS

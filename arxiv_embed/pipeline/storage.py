@@ -10,6 +10,7 @@ from typing import Any
 from dagster._config import UserConfigSchema
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy.engine import make_url
@@ -52,6 +53,21 @@ class ProjectComputeLogs(LocalComputeLogManager):
         cls, inst_data: ConfigurableClassData | None, config_value: dict[str, Any]
     ) -> LocalComputeLogManager:
         return LocalComputeLogManager(str(settings_from_environment().dagster / "logs"), inst_data=inst_data)
+
+
+class ProjectArtifacts(LocalArtifactStorage):
+    """What steps hand on to each other, under the project's home: DAGSTER_HOME may be the repository, or a folder that
+    cannot be written to."""
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        return {}
+
+    @classmethod
+    def from_config_value(  # type: ignore[override]
+        cls, inst_data: ConfigurableClassData | None, config_value: dict[str, Any]
+    ) -> LocalArtifactStorage:
+        return LocalArtifactStorage(str(settings_from_environment().dagster), inst_data=inst_data)
 
 
 def sqlalchemy_url(url: str) -> str:

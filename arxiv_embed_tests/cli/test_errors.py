@@ -114,7 +114,7 @@ def test_a_bench_that_is_not_there_is_refused(refused: Refused) -> None:
     assert "There is no bench 'nothing'" in refused("bench", "nothing")
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "status", "search", "demo", "bench"])
+@pytest.mark.parametrize("command", ["run", "plan", "status", "search", "demo", "bench", "harvest"])
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
