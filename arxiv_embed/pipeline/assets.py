@@ -4,7 +4,7 @@ Dagster reads the annotations of `context` as objects, so they are not postponed
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from dagster import (
     AssetCheckSpec,
@@ -14,18 +14,24 @@ from dagster import (
     AssetSpec,
     BackfillPolicy,
     Backoff,
+    Failure,
     Jitter,
     Output,
     PreviewWarning,
     RetryPolicy,
     multi_asset,
 )
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
 
 from arxiv_embed.attempts import STEPS
 from arxiv_embed.checkpoint.manifest import Manifest
 from arxiv_embed.checks import CHECKS
 from arxiv_embed.pipeline.io_manager import IN_SPACE
-from arxiv_embed.pipeline.partitions import metadata_files
+from arxiv_embed.pipeline.partitions import METADATA_FILES, metadata_files
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.pipeline.work import embed
 
@@ -83,7 +89,7 @@ def metadata_assets(code_versions: Mapping[str, str]) -> AssetsDefinition:
         checks = context.selected_asset_check_keys
         looked_at = chosen or {check.asset_key.to_user_string() for check in checks}
         assets = [asset for asset in STEPS if asset in looked_at]
-        step, shards = context.op_execution_context, context.partition_keys
+        step, shards = context.op_execution_context, _chosen_shards(context)
         shard_log = embed(step, embedding, gpus, lambda run: shards, assets, check_only=not chosen)
         made = [asset for asset in STEPS if asset in chosen]
         for asset in made:
@@ -93,6 +99,28 @@ def metadata_assets(code_versions: Mapping[str, str]) -> AssetsDefinition:
             yield Output(None, output_name=context.assets_def.get_output_name_for_asset_check_key(check))
 
     return embedded_metadata
+
+
+def _chosen_shards(context: AssetExecutionContext) -> Sequence[str]:
+    """The partitions of the run; raises `Failure` where none is chosen, or one is not registered."""
+    tags = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+    named = [context.run.tags[tag] for tag in tags if tag in context.run.tags]
+    if not named:
+        raise Failure(
+            f"No partition is chosen: name one with the tag {PARTITION_NAME_TAG}, or launch embed_pending, which finds "
+            "what remains.",
+            allow_retries=False,
+        )
+    known = set(context.instance.get_dynamic_partitions(METADATA_FILES))
+    for key in named:
+        if key not in known:
+            raise Failure(
+                f"There is no partition '{key}': launch register_metadata, which registers the shards of the metadata "
+                "folder, or embed_pending, which does what remains.",
+                allow_retries=False,
+            )
+    chosen: Sequence[str] = context.partition_keys
+    return chosen
 
 
 def _check_specs() -> list[AssetCheckSpec]:

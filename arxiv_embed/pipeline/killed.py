@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from dagster import (
     DagsterEventType,
@@ -79,17 +79,19 @@ def _is_gone(instance: DagsterInstance, run: DagsterRun, settings: Settings, *, 
     process = ProgressReader(progress_path(settings, run.run_id)).poll().process
     if process is not None:
         return process.is_gone
-    noted = list(_noted_processes(instance, run)) if beside else []
+    noted = noted_processes(instance, run) if beside else []
     return bool(noted) and not any(_is_there(pid, time) for pid, time in noted)
 
 
-def _noted_processes(instance: DagsterInstance, run: DagsterRun) -> Iterator[tuple[int, float]]:
+def noted_processes(instance: DagsterInstance, run: DagsterRun) -> list[tuple[int, float]]:
     """The processes that Dagster says it has started for a run, and when it said so."""
+    found = []
     for record in instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ENGINE_EVENT).records:
         event = record.event_log_entry.dagster_event
         data = event.event_specific_data if event else None
         if isinstance(data, EngineEventData) and "pid" in data.metadata:
-            yield int(str(data.metadata["pid"].value)), record.event_log_entry.timestamp
+            found.append((int(str(data.metadata["pid"].value)), record.event_log_entry.timestamp))
+    return found
 
 
 def _is_there(pid: int, noted: float) -> bool:

@@ -44,7 +44,7 @@ NOTHING: tuple[str, ...] = ()
 
 @sensor(
     name=NAME,
-    job=embed_pending,
+    job_name=embed_pending.name,
     minimum_interval_seconds=EVERY_SECONDS,
     description="Asks for a run of embed_pending when files of ARXIV_EMBED_METADATA_DIR are new or changed, and are "
     "written no more; reports what was removed.",

@@ -16,7 +16,7 @@ from dagster import DagsterInstance, DagsterRunStatus
 
 from arxiv_embed.pipeline.assets import POOL
 from arxiv_embed.pipeline.instance import open_instance
-from arxiv_embed.pipeline.killed import report_killed_runs
+from arxiv_embed.pipeline.killed import noted_processes, report_killed_runs
 from arxiv_embed.pipeline.partitions import register_shards
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed.stores.protocol import open_store
@@ -128,7 +128,7 @@ def test_a_run_that_was_killed_before_it_wrote_a_record_is_noticed(ground: Groun
     settings = settings_from_environment()
     with open_instance(settings) as instance:
         process = ground.start("embed_pending")
-        wait_until(lambda: statuses(instance) == [DagsterRunStatus.STARTED], "the run had begun")
+        wait_until(lambda: any(noted_processes(instance, run) for run in instance.get_runs()), "the run had begun")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if list(ground.home.glob("runs/*/progress.jsonl")):
