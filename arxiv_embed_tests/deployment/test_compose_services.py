@@ -87,6 +87,8 @@ class Stack:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Dagster gives SIGTERM what SIGINT has, which a shell's background ignores.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
                 **options,
             )
         wait_until(lambda: self.is_healthy(name), f"{name} was healthy", lambda: self.printed(name))
