@@ -69,12 +69,12 @@ def with_vectors(checkpoint: Checkpoint, change: Mapping[int, float] | float, di
 
 
 def of_papers(run: Run, change: Any) -> dict[str, str]:
-    papers, _ = run._load_both(SHARD)
+    papers, _ = run.checkpoints.both(SHARD)
     return failed(check_papers(change(papers)))
 
 
 def of_embeddings(run: Run, change: Any, *, whole: bool = True) -> dict[str, str]:
-    papers, embeddings = run._load_both(SHARD)
+    papers, embeddings = run.checkpoints.both(SHARD)
     return failed(check_embeddings(papers, change(embeddings), run.space, whole=whole))
 
 
@@ -154,7 +154,7 @@ def test_a_model_that_tells_nothing_apart_is_noticed(run: Run) -> None:
 
 
 def test_the_mean_cosine_is_that_of_all_pairs(run: Run) -> None:
-    papers, embeddings = run._load_both(SHARD)
+    papers, embeddings = run.checkpoints.both(SHARD)
     [result] = [
         r for r in check_embeddings(papers, embeddings, run.space, whole=True) if r.check.name == "not_collapsed"
     ]
@@ -170,7 +170,7 @@ def test_a_damaged_file_is_told_by_the_checksum(run: Run) -> None:
 
 
 def stored(run: Run, store: VectorStore | None = None, identity: str | None = None) -> dict[str, str]:
-    papers, embeddings = run._load_both(SHARD)
+    papers, embeddings = run.checkpoints.both(SHARD)
     store = store or run._equipment.store()
     held = store.shards(run.space.fingerprint)[SHARD]
     titles = dict(
@@ -209,7 +209,7 @@ def test_a_paper_held_in_a_newer_record_is_not_missed(run: Run) -> None:
 
 
 def test_a_paper_that_its_title_does_not_find_is_noticed(run: Run) -> None:
-    papers, embeddings = run._load_both(SHARD)
+    papers, embeddings = run.checkpoints.both(SHARD)
     identity = run._equipment.store().shards(run.space.fingerprint)[SHARD]
 
     def encode(texts: Sequence[str]) -> dict[int, Any]:

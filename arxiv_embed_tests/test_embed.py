@@ -418,7 +418,7 @@ def test_a_shard_without_a_single_paper_is_done_too(desk: Desk) -> None:
     assert desk.run() == []
     assert desk.pending() == {}
     with Run(desk.options, desk.settings, "look") as run:
-        assert run.rejects("a.jsonl").num_rows == 2
+        assert run.checkpoints.papers("a.jsonl").tables["rejects"].num_rows == 2
     desk.put("b.jsonl", record("2402.00001"))
     assert desk.run() == ["2402.00001"]
 

@@ -40,6 +40,7 @@ LAUNCH = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(b
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
   ... on PartitionBackfill { status error { message } } } }"""
+RUNS = "query { runsOrError { ... on Runs { results { creationTime endTime } } } }"
 ASSET_PAGE = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   assetKey { path } description partitionKeys
   partitionStats { numMaterialized numPartitions numFailed numMaterializing }
@@ -73,15 +74,17 @@ def measure() -> list[Metric]:
         site = open_things.enter_context(_services(Path(place), environment))
         _register(environment, [f"shard-{number:04d}.jsonl" for number in range(SHARDS)])
         took, runs = _backfill(site)
+        busy = max(run["endTime"] for run in runs) - min(run["creationTime"] for run in runs)
         rows = _event_rows(environment)
         _register(environment, [f"waiting-{number:04d}.jsonl" for number in range(REGISTERED - SHARDS)])
         answers = [_seconds(lambda: _ask(site, ASSET_PAGE, {"key": {"path": ["embeddings"]}})) for _ in range(LOOKS)]
-    overhead = (took - work * SHARDS / SHARDS_PER_RUN) / runs
+    overhead = busy / len(runs) - work
     return [
         Metric(f"backfill of {SHARDS} shards of {SHARD_PAPERS} papers, click to end", took, "s"),
+        Metric("of that before the first run and after the last (Dagster looks every 30 s)", took - busy, "s"),
         Metric(f"the work itself of {SHARDS_PER_RUN} shards, without Dagster", work, "s"),
-        Metric("runs", runs, "", SHARDS / SHARDS_PER_RUN, "at most"),
-        Metric("over the work itself, a run", overhead, "s", MOST_OVERHEAD, "at most"),
+        Metric("runs", len(runs), "", SHARDS / SHARDS_PER_RUN, "at most"),
+        Metric("over the work itself, a run, from its creation on", overhead, "s", MOST_OVERHEAD, "at most"),
         Metric("rows of the event log a shard", rows / SHARDS, "", MOST_ROWS, "at most"),
         Metric(f"asset page's query with {REGISTERED:,} shards", median(answers), "s", MOST_ANSWER, "at most"),
     ]
@@ -189,8 +192,8 @@ def _register(environment: Mapping[str, str], keys: list[str]) -> None:
     subprocess.run([sys.executable, "-c", code], input=json.dumps(keys), text=True, env=environment, check=True)
 
 
-def _backfill(site: str) -> tuple[float, int]:
-    """Seconds from the launch to the end, and how many runs it was."""
+def _backfill(site: str) -> tuple[float, list[Mapping[str, float]]]:
+    """Seconds from the launch to the end, and the runs with their times (seconds since the epoch)."""
     params = {"assetSelection": [{"path": [asset]} for asset in ("papers", "embeddings", "vector_store")]}
     names = [f"shard-{number:04d}.jsonl" for number in range(SHARDS)]
     begun = time.monotonic()
@@ -200,8 +203,8 @@ def _backfill(site: str) -> tuple[float, int]:
     while time.monotonic() - begun < BACKFILL_SECONDS:
         status = _ask(site, STATUS, {"id": launched["backfillId"]})["partitionBackfillOrError"]
         if status["status"] == "COMPLETED_SUCCESS":
-            query = "query { runsOrError { ... on Runs { results { status } } } }"
-            return time.monotonic() - begun, len(_ask(site, query, {})["runsOrError"]["results"])
+            took = time.monotonic() - begun
+            return took, _ask(site, RUNS, {})["runsOrError"]["results"]
         if status["status"] in ("FAILED", "COMPLETED_FAILED", "CANCELED"):
             raise RuntimeError(status)
         time.sleep(0.2)

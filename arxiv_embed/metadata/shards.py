@@ -106,7 +106,7 @@ def list_sources(
     """
     folder = folder.absolute()
     if not folder.is_dir():
-        raise ArxivEmbedError(f"There is no metadata folder {folder}: give one with --metadata-dir.")
+        raise ArxivEmbedError(f"There is no metadata folder {folder}: make it, or name another.")
     months: dict[str, list[str]] = {}
     passed_over = [] if passed_over is None else passed_over
     for file in _files(folder, {os.path.realpath(path) for path in without}, passed_over):

@@ -26,7 +26,6 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_ST
 from arxiv_embed.attempts import PASSING
 from arxiv_embed.pipeline.failures import newest_failures
 from arxiv_embed.pipeline.jobs import embed_pending, embed_shards
-from arxiv_embed.pipeline.killed import report_killed_runs
 from arxiv_embed.pipeline.work import STOPPED_FOR
 from arxiv_embed.settings import settings_from_environment
 
@@ -78,8 +77,6 @@ def failed_shards(context: SensorEvaluationContext) -> SensorResult:
     if settings.metadata_dir is None:
         return SensorResult(skip_reason="Set ARXIV_EMBED_METADATA_DIR: without it a run finds nothing to do.")
     instance = context.instance
-    if _under_way(instance):
-        report_killed_runs(instance, settings, context.log.info)  # one that is gone would be waited for for ever
     if run_id := _under_way(instance):
         return SensorResult(skip_reason=f"Run {run_id} is under way: what it leaves undone is looked at after it.")
     failures = list(newest_failures(instance))
@@ -111,7 +108,7 @@ def failed_shards(context: SensorEvaluationContext) -> SensorResult:
 
 
 def _under_way(instance: DagsterInstance) -> str | None:
-    """A run of the jobs that has not ended, or not begun."""
+    """A run of the jobs that has not ended, or not begun; the sensor `killed_runs` ends dead ones."""
     for job in JOBS:
         filters = RunsFilter(job_name=job, statuses=NOT_FINISHED_STATUSES)
         for run in instance.get_runs(filters, limit=1):

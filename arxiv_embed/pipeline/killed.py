@@ -19,6 +19,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.storage.runs import SqliteRunStorage
 
+from arxiv_embed.checkpoint.lock import is_held
 from arxiv_embed.processes import began
 from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.runs import LOCK, close_record, killed_runs
@@ -76,11 +77,12 @@ def _is_gone(instance: DagsterInstance, run: DagsterRun, settings: Settings, *, 
     processes that Dagster has noted are looked for."""
     if (settings.runs / run.run_id / LOCK).exists():
         return False  # of the command line, and alive
-    process = ProgressReader(progress_path(settings, run.run_id)).poll().process
+    record = progress_path(settings, run.run_id)
+    process = ProgressReader(record).poll().process
     if process is not None:
-        return process.is_gone
+        return process.is_gone and not is_held(record)  # a step may outlive its run by a moment, and still write
     noted = noted_processes(instance, run) if beside else []
-    return bool(noted) and not any(_is_there(pid, time) for pid, time in noted)
+    return bool(noted) and not any(is_there(pid, time) for pid, time in noted)
 
 
 def noted_processes(instance: DagsterInstance, run: DagsterRun) -> list[tuple[int, float]]:
@@ -94,7 +96,7 @@ def noted_processes(instance: DagsterInstance, run: DagsterRun) -> list[tuple[in
     return found
 
 
-def _is_there(pid: int, noted: float) -> bool:
+def is_there(pid: int, noted: float) -> bool:
     """Whether it is that process, and not a later one that was given its number."""
     start = began(pid)
     return start is not None and start <= noted + CLOCK_SECONDS

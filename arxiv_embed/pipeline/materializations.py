@@ -92,7 +92,7 @@ def _of_papers(report: PapersRead, run: Run) -> RawMetadataMapping:
     }
     if not report.rejects:
         return numbers
-    rejects = run.rejects(report.shard)
+    rejects = run.checkpoints.papers(report.shard).tables["rejects"]
     reasons = Counter(rejects["reason"].to_pylist()).most_common(REJECTS_SHOWN)
     return {
         **numbers,
@@ -123,7 +123,7 @@ def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
         "seconds": round(report.seconds, 3),
         "model": run.plan.files.name,
         "space": MetadataValue.json(vars(run.space)),
-        **dict(_of_devices(run.batches)),
+        **dict(_of_devices(run.embedder.batches)),
         "picture": MetadataValue.md(_picture(report.shard, run)),
     }
 
@@ -185,9 +185,9 @@ def _of_devices(batches: Sequence[tuple[float, BatchReport]]) -> Iterator[tuple[
 
 def _picture(shard: str, run: Run) -> str:
     done: dict[str, list[tuple[float, int]]] = {}
-    for second, batch in run.batches:
+    for second, batch in run.embedder.batches:
         done.setdefault(batch.device, []).append((second, batch.tokens))
-    vectors = run.vectors(shard)
+    vectors = run.checkpoints.both(shard)[1].tables["vectors"]
     of_papers = vectors.filter(pc.equal(vectors["chunk_index"], PAPER_CHUNK))
     return shard_picture(of_papers["tokens"].to_numpy(), done)
 

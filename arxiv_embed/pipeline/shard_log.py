@@ -38,7 +38,7 @@ class ShardLog:
         """A shard has an asset now."""
         event = materialization(report, self._run)
         asset = event.asset_key.to_user_string()
-        manifest = self._run.manifest(asset, report.shard)
+        manifest = self._run.checkpoints.manifest(asset, report.shard)
         if manifest is not None:
             self.manifests[asset][report.shard] = manifest
         self._events.append(event)

@@ -57,7 +57,7 @@ def version_tags(asset: str, shard: str, run: Run) -> dict[str, str]:
 
 
 def _data_version(asset: str, shard: str, run: Run) -> str:
-    papers, embeddings = run.manifest("papers", shard), run.manifest("embeddings", shard)
+    papers, embeddings = run.checkpoints.manifest("papers", shard), run.checkpoints.manifest("embeddings", shard)
     if asset == "vector_store" and papers and embeddings:
         return stored_identity(papers, embeddings)
     manifest = papers if asset == "papers" else embeddings

@@ -26,7 +26,6 @@ from arxiv_embed.pipeline.failures import ATTEMPT, ERROR, KIND, SOURCE, SPACE, n
 from arxiv_embed.pipeline.jobs import embed_pending
 from arxiv_embed.pipeline.resources import resource_config
 from arxiv_embed.pipeline.work import STOPPED_FOR
-from arxiv_embed.runs import LOCK
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import StoreAway
 from arxiv_embed_tests.fake_pool import FakePool
@@ -176,17 +175,6 @@ def test_while_a_run_is_queued_or_under_way_nothing_is_asked_for(
     observe(clock.instance, FIRST)
     run_id = begin_run(clock.instance, status, job)
     assert f"Run {run_id} is under way" in clock.said(LATER)
-
-
-def test_a_run_that_was_killed_is_not_waited_for(clock: Clock, settings: Settings) -> None:
-    observe(clock.instance, FIRST)
-    run_id = begin_run(clock.instance, DagsterRunStatus.STARTED)
-    (settings.runs / run_id).mkdir(parents=True)
-    (settings.runs / run_id / LOCK).touch()
-    assert clock.asked(LATER) == [FIRST]
-    run = clock.instance.get_run_by_id(run_id)
-    assert run is not None
-    assert run.status is DagsterRunStatus.FAILURE
 
 
 def test_one_asking_has_one_name_and_the_next_another(clock: Clock) -> None:

@@ -80,7 +80,7 @@ def test_a_wrong_folder_fails_with_one_sentence_and_is_not_retried(tmp_path: Pat
     result = job_execute(tmp_path, embedding={"metadata_dir": str(tmp_path / "nowhere"), "model": str(tiny_model)})
     assert result.returncode == 1
     printed = result.stdout + result.stderr
-    assert f"There is no metadata folder {tmp_path / 'nowhere'}: give one with --metadata-dir." in printed
+    assert f"There is no metadata folder {tmp_path / 'nowhere'}: make it, or name another." in printed
     assert "STEP_RESTARTED" not in printed
     assert "resulted in failure" in last_line(result.stderr)
 

@@ -7,18 +7,22 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRunStatus, MetadataValue, build_sensor_context
+from dagster._core.events import EngineEventData
 
+from arxiv_embed.checkpoint.lock import is_held
 from arxiv_embed.pipeline.assets import POOL
 from arxiv_embed.pipeline.instance import open_instance
-from arxiv_embed.pipeline.killed import noted_processes, report_killed_runs
+from arxiv_embed.pipeline.jobs import embed_pending
+from arxiv_embed.pipeline.killed import is_there, noted_processes, report_killed_runs, watch_for_killed_runs
 from arxiv_embed.pipeline.partitions import register_shards
-from arxiv_embed.settings import settings_from_environment
+from arxiv_embed.settings import Settings, settings_from_environment
 from arxiv_embed.stores.protocol import open_store
 from arxiv_embed_tests.cli.commands import arxiv_embed, environment
 from arxiv_embed_tests.cli.test_interruption import papers_done, wait_until
@@ -27,6 +31,7 @@ from arxiv_embed_tests.pipeline.test_job_execute import DAGSTER
 
 SHARDS = ["first.jsonl", "kaggle-2007.jsonl"]
 IN_FIRST = 6
+NO_PROCESS = 2**22 + 1
 
 
 class Ground:
@@ -137,3 +142,37 @@ def test_a_run_that_was_killed_before_it_wrote_a_record_is_noticed(ground: Groun
         report_killed_runs(instance, settings, told.append)
         assert statuses(instance) == [DagsterRunStatus.FAILURE]
         assert len(told) == 1
+
+
+@pytest.mark.parametrize(("is_alive", "beside", "told"), [(False, True, 1), (False, False, 0), (True, True, 0)])
+def test_a_run_without_a_record_is_gone_with_its_processes_where_they_would_be_on_this_machine(
+    is_alive: bool, beside: bool, told: int, settings: Settings
+) -> None:
+    pid = os.getpid() if is_alive else NO_PROCESS
+    with DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(embed_pending, status=DagsterRunStatus.STARTED)
+        data = EngineEventData({"pid": MetadataValue.text(str(pid))})
+        instance.report_engine_event("Started process for run", run, data)
+        lines: list[str] = []
+        report_killed_runs(instance, settings, lines.append, beside=beside)
+        assert len(lines) == told
+        assert statuses(instance) == [DagsterRunStatus.FAILURE if told else DagsterRunStatus.STARTED]
+
+
+def test_a_process_that_was_given_the_number_of_an_earlier_one_is_not_taken_for_it() -> None:
+    assert is_there(os.getpid(), time.time())
+    assert not is_there(os.getpid(), time.time() - 3600)
+
+
+def test_the_sensor_tells_of_a_killed_run(ground: Ground) -> None:
+    with open_instance(settings_from_environment()) as instance:
+        process = ground.start("embed_pending")
+        wait_until(lambda: papers_done(ground.home) > 0, "some papers were embedded")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        [record] = ground.home.glob("runs/*/progress.jsonl")
+        wait_until(lambda: not is_held(record), "its step had ended as well")
+        with build_sensor_context(instance=instance) as context:
+            assert "was killed" in (watch_for_killed_runs(context).skip_message or "")  # type: ignore[attr-defined, union-attr]
+            assert statuses(instance) == [DagsterRunStatus.FAILURE]
+            assert watch_for_killed_runs(context).skip_message == "No run was killed."  # type: ignore[attr-defined, union-attr]

@@ -1,0 +1,133 @@
+"""The embedder: a shard's papers through the pool, by way of segments, into a committed checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest
+from arxiv_embed.checkpoint.segments import Segments
+from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
+from arxiv_embed.embed import TextPool, embed_shard
+from arxiv_embed.equipment import Equipment
+from arxiv_embed.events import BatchDone, DeviceIncident, PaperFailed, SegmentSaved
+from arxiv_embed.gpu.outcomes import BatchReport, Incident
+from arxiv_embed.journal import Journal
+from arxiv_embed.plan import RunPlan, embeddings_key
+from arxiv_embed.stores.protocol import PAPER_CHUNK
+
+
+class Embedder:
+    """`fresh` names the runs of a fresh start, whose segments alone count. `batches` are of the shard that was embedded
+    last: each one, and how many seconds after the first was asked for."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        run_id: str,
+        fresh: Collection[str] | None,
+        checkpoints: CheckpointStore,
+        equipment: Equipment,
+        journal: Journal,
+    ) -> None:
+        self.batches: list[tuple[float, BatchReport]] = []
+        self._plan = plan
+        self._run_id = run_id
+        self._fresh = fresh
+        self._checkpoints = checkpoints
+        self._equipment = equipment
+        self._journal = journal
+
+    def embed(self, key: str, papers: Checkpoint, before: Checkpoint | None, urgent: Sequence[bool] | None) -> Manifest:
+        """Commits the papers' vectors; of the texts that `before` holds it takes those. The `urgent` come first."""
+        space = self._plan.space
+        target = embeddings_key(key, space)
+        self.batches = []
+        segments = self._checkpoints.segments(target, papers.manifest.source.sha256, self._run_id)
+        if self._fresh is not None:
+            segments.forget_other_runs(self._fresh)
+        finished = self._finished_before(target, segments)
+        begun = time.monotonic()
+
+        def on_batch(report: BatchReport) -> None:
+            self.batches.append((time.monotonic() - begun, report))
+            self._journal.record(BatchDone(key, **vars(report)))
+
+        def on_incident(incident: Incident) -> None:
+            self._journal.record(DeviceIncident(key, **vars(incident)))
+            self._journal.tell(f"{incident.device} {incident.what}: {incident.detail}")
+
+        def pool() -> TextPool:
+            nonlocal begun
+            ready = self._equipment.pool()
+            begun = time.monotonic()
+            return ready
+
+        try:
+            embedded = embed_shard(
+                papers.tables["papers"],
+                space.dimensions,
+                pool,
+                known=[before.tables["vectors"], *finished] if before else finished,
+                segments=segments,
+                urgent=urgent,
+                on_batch=on_batch,
+                on_segment=lambda count: self._journal.record(SegmentSaved(key, count)),
+                on_incident=on_incident,
+            )
+        except BaseException:
+            self._equipment.close_pool()  # what its workers still answer is of this shard; the next one starts anew
+            raise
+        seconds = time.monotonic() - begun
+        for failure in embedded.failures.to_pylist():
+            self._journal.record(PaperFailed(key, **failure))
+        whole = embedded.vectors.filter(pc.equal(embedded.vectors["chunk_index"], PAPER_CHUNK))
+        cut = whole["cut_tokens"].to_numpy()
+        batches = [batch for _, batch in self.batches]
+        peaks: dict[str, int] = {}
+        for batch in batches:
+            peaks[batch.device] = max(peaks.get(batch.device, 0), batch.peak_memory)
+        manifest = self._checkpoints.commit(
+            target,
+            {"vectors": embedded.vectors, "failures": embedded.failures},
+            source=papers.manifest.source,
+            counts={
+                "papers": whole.num_rows,
+                "resumed": embedded.resumed,
+                "chunks": embedded.vectors.num_rows - whole.num_rows,
+                "tokens": int(whole["tokens"].to_numpy().sum()),
+                "embedded_tokens": sum(batch.tokens for batch in batches),
+                "padded_tokens": sum(batch.padded_tokens for batch in batches),
+                "long_papers": int(np.count_nonzero(whole["tokens"].to_numpy() > space.paper_tokens)),
+                "cut_papers": int(np.count_nonzero(cut)),
+                "cut_tokens": int(cut.sum()),
+                "failed": embedded.failures.num_rows,
+            },
+            run_id=self._run_id,
+            details={
+                "space": vars(space),
+                "dtype": self._equipment.dtype or (before.manifest.details["dtype"] if before else ""),
+                "devices": [device.name for device in self._plan.devices],
+                "seconds": round(seconds, 3),
+                "memory": peaks,
+            },
+        )
+        segments.clear()
+        return manifest
+
+    def _finished_before(self, target: CheckpointKey, segments: Segments) -> list[pa.Table]:
+        """What earlier attempts have finished of a shard; says what of it is gone on from, and why if not all is."""
+        finished = segments.tables()
+        if finished:
+            others = segments.from_other_sources
+            some = f", {others} of another content: papers whose text has changed start clean" if others else ""
+            self._journal.tell(f"{target.shard}: goes on from {len(finished)} segments{some}")
+        elif elsewhere := self._checkpoints.unfinished_elsewhere(target):
+            self._journal.tell(
+                f"{target.shard}: starts clean, as its segments are of another space ({', '.join(elsewhere)})"
+            )
+        return finished
