@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 640, 210
 PLOT_WIDTH, PLOT_HEIGHT, TOP = 250, 150, 15
 LENGTHS_AT, SPEED_AT = 50, 380
 """Where the two plots begin, from the left."""
-LEGEND_AFTER, LEGEND_EACH, MOST_IN_LEGEND = 40, 60, 3
+LEGEND_AFTER, LEGEND_EACH, MOST_IN_LEGEND = 60, 60, 3
 LENGTH_BINS, TIME_BINS, TICKS = 40, 30, 4
 COLOURS = ("#4f43dd", "#e07b39", "#2a9d8f", "#b5179e", "#8d99ae", "#e9c46a", "#264653", "#d62828")
 STYLE = "font: 11px sans-serif; background: white"
@@ -57,7 +57,7 @@ def _plot(left: int, curves: Mapping[str, Edges], edges: Edges, across: str, up:
     for value in _round_values(0.0, highest):
         yield _text(left - 5, bottom - PLOT_HEIGHT * value / highest + 4, f"{value:,g}", "end")
     yield _text(left + PLOT_WIDTH / 2, bottom + 32, across, "middle")
-    yield _text(left, TOP - 4, up, "middle")
+    yield _text(left + 4, TOP - 4, up, "start")
     places = left + PLOT_WIDTH * (edges - first) / (last - first)
     for values, colour in zip(curves.values(), COLOURS * len(curves), strict=False):
         heights = bottom - PLOT_HEIGHT * values / highest
