@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -49,8 +50,9 @@ class LaunchedRun:
                 process_group=0,
             )
         assert self._process.stdin is not None
-        self._process.stdin.write(LaunchRequest(self.run_id, self._options).to_line())
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # killed already: its exit code says so
+            self._process.stdin.write(LaunchRequest(self.run_id, self._options).to_line())
+            self._process.stdin.flush()
         return self
 
     def __exit__(
@@ -59,7 +61,8 @@ class LaunchedRun:
         assert self._process.stdin is not None
         if self._process.poll() is None:
             self.interrupt()
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
     def poll(self) -> RunProgress:
