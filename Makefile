@@ -1,11 +1,12 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up what they need. `make test-slow` is a hundred
-# killed runs, which take an hour and leave their outcome in bench/results/kills.json.
+# killed runs, which take an hour and leave their outcome in bench/results/kills.json. `make screenshots` renews the
+# pictures of Dagster's pages in docs/.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint setup develop clean
+.PHONY: demo test test-slow screenshots lint setup develop clean
 
 demo: setup
 	$(BIN)/arxiv-embed demo
@@ -15,6 +16,9 @@ test: lint
 
 test-slow: develop
 	$(BIN)/pytest -m slow --numprocesses=0 -s
+
+screenshots: develop
+	ARXIV_EMBED_SCREENSHOTS=docs $(BIN)/pytest arxiv_embed_tests/deployment/test_browser.py
 
 lint: develop
 	$(BIN)/ruff check .
