@@ -217,7 +217,7 @@ def _apart(of_papers: pa.Table) -> CheckResult:
 def _matrix(rows: pa.Table) -> npt.NDArray[np.float32]:
     """The vectors, float32 [rows, dimensions]."""
     vectors = rows["vector"].combine_chunks()
-    matrix: npt.NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(vectors), -1)
+    matrix: npt.NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(vectors), vectors.type.list_size)
     return matrix
 
 

@@ -137,11 +137,13 @@ class ShardEmbedded(Event):
 
 @dataclass(frozen=True)
 class ShardStored(Event):
-    """`skipped_papers` are held by the store in a newer record, from another shard."""
+    """`rows` are the shard's, `rows_written` none where the store held them already; `skipped_papers` are held by the
+    store in a newer record, from another shard."""
 
     name = "shard_stored"
     shard: str
     rows: int
+    rows_written: int
     skipped_papers: int
     seconds: float
 

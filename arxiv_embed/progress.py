@@ -96,6 +96,7 @@ class RunProgress:
     """What is known of each device, once the run has taken them (`DevicesFound`)."""
     _embedded_before: int = 0
     _estimates: dict[str, int] = field(default_factory=dict)
+    _read: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _done_in: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -144,10 +145,12 @@ class RunProgress:
         estimate = self._estimates.get(line["shard"], line["papers"])
         self.papers += line["papers"] - estimate
         self._estimates[line["shard"]] = line["papers"]
-        self.rejects += line["rejects"]
-        self.duplicates += line["duplicates"]
-        self.withdrawn += line["withdrawn"]
-        self.urgent += line.get("urgent", 0)
+        before = self._read.get(line["shard"], {})  # a shard that is tried again is read again
+        self.rejects += line["rejects"] - before.get("rejects", 0)
+        self.duplicates += line["duplicates"] - before.get("duplicates", 0)
+        self.withdrawn += line["withdrawn"] - before.get("withdrawn", 0)
+        self.urgent += line.get("urgent", 0) - before.get("urgent", 0)
+        self._read[line["shard"]] = line
 
     def _on_batch(self, line: Mapping[str, Any]) -> None:
         self.shard = line["shard"]

@@ -263,16 +263,16 @@ class Run:
     def store(self, key: str) -> ShardStored:
         """Both checkpoints → rows of the vector store."""
         begun = time.monotonic()
-        rows, skipped = self._store_shard(self._equipment.store(), key)
-        report = ShardStored(key, rows, skipped, time.monotonic() - begun)
+        rows, written, skipped = self._store_shard(self._equipment.store(), key)
+        report = ShardStored(key, rows, written, skipped, time.monotonic() - begun)
         self.journal.record(report)
         return report
 
-    def _store_shard(self, store: VectorStore, key: str) -> tuple[int, int]:
-        """The shard's rows in the store, and how many of its papers are there in a newer record."""
+    def _store_shard(self, store: VectorStore, key: str) -> tuple[int, int, int]:
+        """The shard's rows in the store, how many were written, and how many papers are there in a newer record."""
         papers, embeddings = self.checkpoints.both(key)
         identity = stored_identity(papers.manifest, embeddings.manifest)
-        rows, skipped = embeddings.manifest.files["vectors"].rows, 0
+        rows, rows_written, skipped = embeddings.manifest.files["vectors"].rows, 0, 0
         if store.shards(self.space.fingerprint).get(key) != identity:
             table = stored_rows(
                 papers.tables["papers"],
@@ -282,10 +282,10 @@ class Run:
                 run_id=self.run_id,
             )
             written = store.write_shard(self.space, key, table, identity, listed=self.plan.listed)
-            rows, skipped = written.rows, written.skipped_papers
+            rows, rows_written, skipped = written.rows, written.rows, written.skipped_papers
             self._uncovered.update(written.uncovered)
         self._uncovered.discard(key)
-        return rows, skipped
+        return rows, rows_written, skipped
 
     def check(self, asset: str, key: str, *, thorough: bool) -> list[CheckResult]:
         """What must hold of what was made of a shard for that asset; `thorough` starts the pool for it if need be."""

@@ -225,3 +225,18 @@ def test_what_a_failed_check_says_is_one_sentence_with_what_to_do() -> None:
         "What was made of shard 'papers.jsonl' is not sound, and is kept out of the store (60 records were read and 59 "
         "are accounted for; x): look at its source and its model, then do it again with --fresh."
     )
+
+
+def test_a_shard_without_a_paper_holds(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "metadata"
+    folder.mkdir()
+    (folder / SHARD).write_text('{"id": "0704.0001", "title": "cut off\n')
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", FakePool())
+    options = RunOptions(folder, settings.store, settings.checkpoints, devices="cpu:1")
+    with Run(options, settings, "run") as run:
+        run.start([SHARD])
+        run.read(SHARD)
+        run.embed(SHARD)
+        run.store(SHARD)
+        for asset in ("papers", "embeddings", "vector_store"):
+            assert failed(run.check(asset, SHARD, thorough=True)) == {}

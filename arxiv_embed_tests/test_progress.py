@@ -75,7 +75,7 @@ RUN: list[Event] = [
     batch("a", 20),
     batch("a", 10, "cpu:1", 300),
     embedded("a", 50, resumed=20),
-    ShardStored("a", 150, 4, 0.2),
+    ShardStored("a", 150, 150, 4, 0.2),
     ShardStarted("b", 40),
     PapersRead("b", papers=45, rejects=0, duplicates=0, withdrawn=0, seconds=0.1),
     batch("b", 45),
@@ -113,6 +113,12 @@ def test_a_runs_events_add_up_to_its_state(tmp_path: Path) -> None:
     assert progress.started <= progress.ready <= progress.updated
 
 
+def test_what_was_read_of_a_shard_that_is_tried_again_counts_once(tmp_path: Path) -> None:
+    twice = [*RUN[:3], *RUN[1:3], *RUN[3:]]
+    progress = read(record(tmp_path / "progress.jsonl", twice))
+    assert (progress.papers, progress.rejects, progress.duplicates, progress.withdrawn) == (95, 3, 2, 1)
+
+
 def test_following_a_record_gives_what_reading_it_whole_gives(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     follower = ProgressReader(path)
@@ -139,7 +145,7 @@ def test_an_attempt_after_a_kill_goes_on_in_the_same_record(tmp_path: Path) -> N
     path = record(tmp_path / "progress.jsonl", RUN[:7])
     path.write_bytes(path.read_bytes()[:-9])  # killed in the middle of a line
     assert read(path).state == "running"
-    again = [started("b", papers=40, unchanged=2), *RUN[9:12], embedded("b", 45), ShardStored("b", 9, 0, 0.1)]
+    again = [started("b", papers=40, unchanged=2), *RUN[9:12], embedded("b", 45), ShardStored("b", 9, 9, 0, 0.1)]
     record(path, [*again, RunFinished("done", "", 1.0)])
     progress = read(path)
     assert (progress.state, progress.shards, progress.shards_done, progress.unchanged) == ("done", 1, 1, 2)

@@ -57,8 +57,9 @@ def check_dtype(name: str) -> None:
         raise ArxivEmbedError(f"Unknown --dtype '{name}': write auto, {' or '.join(DTYPES)}.")
 
 
-def resolve_model(name: str) -> ModelFiles:
-    """Finds a model by the bundled name, a local folder, or its name on the Hugging Face hub.
+def resolve_model(name: str, *, local_only: bool = False) -> ModelFiles:
+    """Finds a model by the bundled name, a local folder, or its name on the Hugging Face hub, from which it is fetched
+    unless it was before; with `local_only` it is not fetched.
 
     Raises `ArxivEmbedError` where there is no such model or its files do not say how to use it.
     """
@@ -70,7 +71,7 @@ def resolve_model(name: str) -> ModelFiles:
         return _read_model(str(folder), folder)
     if name.startswith((".", "/", "~")):
         raise ArxivEmbedError(f"There is no model folder {name}: give a folder or a Hugging Face name.")
-    folder = _hub_folder(name)
+    folder = _hub_folder(name, local_only=local_only)
     return _read_model(name, folder, revision=folder.name)
 
 
@@ -83,7 +84,7 @@ def _bundled_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def _hub_folder(name: str) -> Path:
+def _hub_folder(name: str, *, local_only: bool) -> Path:
     from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -98,6 +99,8 @@ def _hub_folder(name: str) -> Path:
         ) from None
     except LocalEntryNotFoundError:
         pass
+    if local_only:
+        raise ArxivEmbedError(f"Model '{name}' was not fetched yet: run anything that uses it.")
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError) as error:

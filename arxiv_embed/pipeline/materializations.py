@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 from dagster import (
     AssetCheckEvaluation,
+    AssetCheckKey,
     AssetCheckSeverity,
     AssetKey,
     AssetMaterialization,
@@ -22,8 +23,10 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 from dagster._core.definitions.metadata import RawMetadataMapping, RawMetadataValue
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from arxiv_embed.checks import CheckResult
+from arxiv_embed.checks import Check, CheckResult
 from arxiv_embed.errors import masked
 from arxiv_embed.events import PapersRead, ShardEmbedded
 from arxiv_embed.gpu.outcomes import BatchReport
@@ -45,6 +48,7 @@ def materialization(report: Report, run: Run) -> AssetMaterialization:
         asset = "vector_store"
         metadata = {
             "rows": report.rows,
+            "rows written": report.rows_written,
             "skipped papers": report.skipped_papers,
             "seconds": round(report.seconds, 3),
             "store": masked(run.options.store),
@@ -79,6 +83,16 @@ def evaluation(
         blocking=result.check.blocking,
         partition=shard,
     )
+
+
+def last_evaluation(check: Check, shard: str, instance: DagsterInstance) -> AssetCheckEvaluation | None:
+    """What a check has found of a shard when it looked last."""
+    key = AssetCheckKey(AssetKey(check.asset), check.name)
+    done = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    found = instance.event_log_storage.get_asset_check_execution_history(
+        key, limit=1, status=done, partition_filter=PartitionKeyFilter(key=shard)
+    )
+    return found[0].evaluation if found else None
 
 
 def _of_papers(report: PapersRead, run: Run) -> RawMetadataMapping:

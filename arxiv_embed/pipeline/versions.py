@@ -35,10 +35,11 @@ def code_versions(space: str) -> dict[str, str]:
 
 
 def code_versions_by_default(settings: Settings) -> Mapping[str, str]:
-    """As the environment has it; none where its model cannot be found, as a run will say."""
+    """As the environment has it; none where its model is not on this machine: definitions are loaded by every process
+    of Dagster, and a run will fetch it, or say why it cannot."""
     options = EmbeddingResource()
     try:
-        space = space_of(resolve_model(settings.model), options.chunker, options.max_tokens)
+        space = space_of(resolve_model(settings.model, local_only=True), options.chunker, options.max_tokens)
     except ArxivEmbedError:
         return {}
     return code_versions(space.fingerprint)

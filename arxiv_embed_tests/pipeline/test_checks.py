@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 from dagster import AssetCheckKey, AssetKey, DagsterInstance, Definitions
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.loader import LoadingContextForTest
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecordStatus,
+    AssetCheckExecutionResolvedStatus,
+)
+from huggingface_hub.errors import LocalEntryNotFoundError
 
-from arxiv_embed.checks import CHECKS
+from arxiv_embed import checks
+from arxiv_embed.checks import CHECKS, CheckResult
 from arxiv_embed.definitions import defs
 from arxiv_embed.pipeline.assets import metadata_assets
+from arxiv_embed.pipeline.partitions import metadata_files
 from arxiv_embed.pipeline.resources import resource_config
 from arxiv_embed.pipeline.versions import code_versions_by_default
 from arxiv_embed.settings import RunOptions, Settings
@@ -24,6 +33,7 @@ from arxiv_embed_tests.pipeline.runs import SHARDS, execute, materialized
 
 FIRST, SECOND = SHARDS
 PASSED, FAILED = AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED
+SHOWN_AS_PASSED, SHOWN_AS_FAILED = AssetCheckExecutionResolvedStatus.SUCCEEDED, AssetCheckExecutionResolvedStatus.FAILED
 
 
 def outcomes(instance: DagsterInstance, shard: str) -> dict[str, AssetCheckExecutionRecordStatus]:
@@ -38,12 +48,39 @@ def outcomes(instance: DagsterInstance, shard: str) -> dict[str, AssetCheckExecu
     return found
 
 
+def shown(instance: DagsterInstance, shard: str) -> dict[str, AssetCheckExecutionResolvedStatus]:
+    """How the asset's page shows a shard, check by check."""
+    keys = [AssetCheckKey(AssetKey(check.asset), check.name) for check in CHECKS]
+    with partition_loading_context(dynamic_partitions_store=instance):
+        states = instance.event_log_storage.get_asset_check_state([(key, metadata_files) for key in keys])
+        return {
+            f"{key.asset_key.to_user_string()} {key.name}": status
+            for key in keys
+            for status, subset in states[key].subsets.items()
+            if shard in subset.subset_value
+        }
+
+
 @pytest.mark.usefixtures("pool")
 @pytest.mark.parametrize("job", ["embed_shards", "embed_pending"])
 def test_every_shard_is_checked_when_it_is_done(job: str, options: RunOptions, instance: DagsterInstance) -> None:
     assert execute(job, options, instance, shards=SHARDS if job == "embed_shards" else ()).success
     for shard in SHARDS:
         assert outcomes(instance, shard) == {f"{check.asset} {check.name}": PASSED for check in CHECKS}
+        assert shown(instance, shard) == {f"{check.asset} {check.name}": SHOWN_AS_PASSED for check in CHECKS}
+
+
+@pytest.mark.usefixtures("pool")
+def test_what_a_check_has_found_stays_when_its_shard_has_nothing_to_do(
+    options: RunOptions, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as lost:
+        lost.setattr(checks, "_found", lambda *seen: CheckResult(checks.FOUND, "a paper cannot be found"))
+        assert execute("embed_shards", options, instance, shards=SHARDS).success
+    assert execute("embed_shards", options, instance, shards=SHARDS).success
+    for shard in SHARDS:
+        expected = {f"{check.asset} {check.name}": SHOWN_AS_PASSED for check in CHECKS}
+        assert shown(instance, shard) == {**expected, "vector_store found_by_title": SHOWN_AS_FAILED}
 
 
 @pytest.mark.usefixtures("pool")
@@ -106,3 +143,15 @@ def test_a_shard_costs_dagster_forty_rows_at_most(options: RunOptions, instance:
     rows = instance.event_log_storage.get_logs_for_run(result.run_id)
     of_run = [row for row in rows if row.dagster_event is None or row.dagster_event.partition is None]
     assert (len(rows) - len(of_run)) / len(SHARDS) <= 40 - len(of_run) / 20
+
+
+def test_the_definitions_are_loaded_without_asking_the_hub(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def ask(name: str, *, local_files_only: bool = False, **others: Any) -> str:
+        asked.append(local_files_only)
+        raise LocalEntryNotFoundError(name)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", ask)
+    assert code_versions_by_default(replace(settings, model="nobody/nothing")) == {}
+    assert asked == [True]
