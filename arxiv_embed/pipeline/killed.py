@@ -18,10 +18,11 @@ from dagster import (
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from arxiv_embed.checkpoint.lock import is_held
 from arxiv_embed.processes import began
-from arxiv_embed.record import ProgressReader, progress_path
+from arxiv_embed.record import ProgressReader, has_ended, progress_path
 from arxiv_embed.runs import LOCK, close_record, killed_runs
 from arxiv_embed.settings import Settings, settings_from_environment
 
@@ -58,11 +59,14 @@ def report_killed_runs(
     beside: bool = False,
 ) -> None:
     """Tells Dagster, and whoever watches, which runs are gone without a word; `but` is the run that asks. `beside` says
-    that whatever Dagster has launched runs on this machine, as is known anyway where its storage is SQLite."""
-    beside = beside or isinstance(instance.run_storage, SqliteRunStorage)
+    that what the code server launches runs on this machine; where Dagster's storage is SQLite, every run does."""
     found = {killed.run_id: killed for killed in killed_runs(settings) if killed.run_id != but}
     for run in instance.get_runs(RunsFilter(statuses=UNDER_WAY)):
-        if run.run_id != but and (run.run_id in found or _is_gone(instance, run, settings, beside=beside)):
+        here = isinstance(instance.run_storage, SqliteRunStorage) or (beside and GRPC_INFO_TAG in run.tags)
+        if run.run_id != but and (run.run_id in found or _is_gone(instance, run, settings, here=here)):
+            now = instance.get_run_by_id(run.run_id)
+            if now is None or now.is_finished:
+                continue  # it has ended since they were listed
             instance.report_run_failed(run, "The process of this run was killed.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             if run.run_id not in found:
@@ -72,16 +76,18 @@ def report_killed_runs(
         close_record(settings, killed)
 
 
-def _is_gone(instance: DagsterInstance, run: DagsterRun, settings: Settings, *, beside: bool) -> bool:
+def _is_gone(instance: DagsterInstance, run: DagsterRun, settings: Settings, *, here: bool) -> bool:
     """Whether no process of a run is left that Dagster itself launched; where it has written no record yet, the
-    processes that Dagster has noted are looked for."""
+    processes that Dagster has noted are looked for, if they would be `here`."""
     if (settings.runs / run.run_id / LOCK).exists():
         return False  # of the command line, and alive
     record = progress_path(settings, run.run_id)
+    if record.exists() and has_ended(record):
+        return False  # and about to say so
     process = ProgressReader(record).poll().process
     if process is not None:
         return process.is_gone and not is_held(record)  # a step may outlive its run by a moment, and still write
-    noted = noted_processes(instance, run) if beside else []
+    noted = noted_processes(instance, run) if here else []
     return bool(noted) and not any(is_there(pid, time) for pid, time in noted)
 
 

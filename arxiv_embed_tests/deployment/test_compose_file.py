@@ -93,6 +93,10 @@ def test_every_service_is_restarted_checked_and_given_time_to_stop(name: str) ->
     assert isinstance(service.get("command", []), list), "a shell in between would keep signals from the service"
 
 
+def test_runs_are_known_again_by_their_host_when_the_container_is_made_anew() -> None:
+    assert SERVICES["code"]["hostname"] == "code"
+
+
 def test_images_are_pinned() -> None:
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
     for image in [*bases, *(service["image"] for service in SERVICES.values())]:

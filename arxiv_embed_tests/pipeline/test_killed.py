@@ -9,19 +9,23 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
 import yaml
 from dagster import DagsterInstance, DagsterRunStatus, MetadataValue, build_sensor_context
 from dagster._core.events import EngineEventData
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from arxiv_embed.checkpoint.lock import is_held
+from arxiv_embed.events import RunFinished, RunStarted
 from arxiv_embed.pipeline.assets import POOL
 from arxiv_embed.pipeline.instance import open_instance
 from arxiv_embed.pipeline.jobs import embed_pending
 from arxiv_embed.pipeline.killed import is_there, noted_processes, report_killed_runs, watch_for_killed_runs
 from arxiv_embed.pipeline.partitions import register_shards
+from arxiv_embed.record import ProgressWriter, progress_path
 from arxiv_embed.settings import Settings, settings_from_environment
 from arxiv_embed.stores.protocol import open_store
 from arxiv_embed_tests.cli.commands import arxiv_embed, environment
@@ -144,19 +148,45 @@ def test_a_run_that_was_killed_before_it_wrote_a_record_is_noticed(ground: Groun
         assert len(told) == 1
 
 
-@pytest.mark.parametrize(("is_alive", "beside", "told"), [(False, True, 1), (False, False, 0), (True, True, 0)])
+@pytest.mark.parametrize(
+    ("is_alive", "beside", "launched", "told"),
+    [(False, True, True, 1), (False, False, True, 0), (True, True, True, 0), (False, True, False, 0)],
+    ids=["gone", "asked from elsewhere", "alive", "executed elsewhere by a command"],
+)
 def test_a_run_without_a_record_is_gone_with_its_processes_where_they_would_be_on_this_machine(
-    is_alive: bool, beside: bool, told: int, settings: Settings
+    is_alive: bool, beside: bool, launched: bool, told: int, settings: Settings
 ) -> None:
     pid = os.getpid() if is_alive else NO_PROCESS
     with DagsterInstance.ephemeral() as instance:
-        run = instance.create_run_for_job(embed_pending, status=DagsterRunStatus.STARTED)
+        tags = {GRPC_INFO_TAG: "{}"} if launched else {}
+        run = instance.create_run_for_job(embed_pending, status=DagsterRunStatus.STARTED, tags=tags)
         data = EngineEventData({"pid": MetadataValue.text(str(pid))})
         instance.report_engine_event("Started process for run", run, data)
         lines: list[str] = []
         report_killed_runs(instance, settings, lines.append, beside=beside)
         assert len(lines) == told
         assert statuses(instance) == [DagsterRunStatus.FAILURE if told else DagsterRunStatus.STARTED]
+
+
+def test_a_run_that_ended_in_order_since_it_was_listed_is_left_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is gone; one has told Dagster already, the other has only written its record."""
+    with DagsterInstance.ephemeral() as instance:
+        runs = [instance.create_run_for_job(embed_pending, status=DagsterRunStatus.STARTED) for _ in range(2)]
+        listed = instance.get_runs()
+        process = {"host": gethostname(), "pid": NO_PROCESS, "started": ""}
+        for run in runs:
+            with ProgressWriter(progress_path(settings, run.run_id)) as writer:
+                writer.write(RunStarted(run.run_id, "", [], 0, 0, "", "", [], "", process))
+                writer.write(RunFinished("done", "", 1.0))
+        instance.report_run_canceled(runs[0])
+        monkeypatch.setattr(instance, "get_runs", lambda *filters: listed)
+        told: list[str] = []
+        report_killed_runs(instance, settings, told.append, beside=True)
+        monkeypatch.undo()
+        assert told == []
+        assert set(statuses(instance)) == {DagsterRunStatus.STARTED, DagsterRunStatus.CANCELED}
 
 
 def test_a_process_that_was_given_the_number_of_an_earlier_one_is_not_taken_for_it() -> None:
