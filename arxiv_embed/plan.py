@@ -78,7 +78,9 @@ class RunPlan:
     def of(self, key: str) -> ShardPlan:
         """Raises `ArxivEmbedError` where no shard has that key."""
         if key not in self._by_key:
-            raise no_shard(key)
+            raise ArxivEmbedError(
+                f"There is no shard '{key}' in the metadata folder: `arxiv-embed plan` lists what there is."
+            )
         return self._by_key[key]
 
     def has(self, key: str) -> bool:
@@ -87,10 +89,6 @@ class RunPlan:
     @cached_property
     def _by_key(self) -> Mapping[str, ShardPlan]:
         return {plan.shard.key: plan for plan in self.shards}
-
-
-def no_shard(key: str) -> ArxivEmbedError:
-    return ArxivEmbedError(f"There is no shard '{key}' in the metadata folder: `arxiv-embed plan` lists what there is.")
 
 
 def papers_key(shard: str) -> CheckpointKey:

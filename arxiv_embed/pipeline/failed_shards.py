@@ -1,6 +1,7 @@
 """The sensor `failed_shards`: what failed for a passing reason is asked for again, after growing waits, not for ever.
 
-A run has tried each shard several times by then. What is asked for is one run of `embed_pending` over all that is due.
+A run has tried each shard several times by then. What is asked for is one run of `embed_pending`, over all that is due
+and nothing else; after a run that was stopped as a whole, over all that remains.
 Dagster reads the annotations of `context` as objects, so they are not postponed here.
 """
 
@@ -24,10 +25,15 @@ from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NA
 from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_STATUSES
 
 from arxiv_embed.attempts import PASSING
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.space import space_of
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.pipeline.failures import newest_failures
 from arxiv_embed.pipeline.jobs import embed_pending, embed_shards
+from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.pipeline.work import STOPPED_FOR
-from arxiv_embed.settings import settings_from_environment
+from arxiv_embed.plan import list_shards_of
+from arxiv_embed.settings import Settings, settings_from_environment
 
 JOBS = (embed_pending.name, embed_shards.name, IMPLICIT_ASSET_JOB_NAME)
 """That of all shards, and those of chosen ones; the last is what a backfill and "Materialize" run."""
@@ -44,13 +50,17 @@ HOW_TO = "`arxiv-embed run --resume` or a changed file tries them again"
 
 @dataclass(frozen=True)
 class Case:
-    """What may be asked for again: a shard, or with `shard` "" all that a stopped run has left. `since` is when it last
-    failed (seconds since the epoch); with another `state` it is another case, and the count begins anew."""
+    """What may be asked for again: a shard in a space, or with both "" all that a stopped run has left. `since` is when
+    it last failed (seconds since the epoch); with another `state` it is another case, and the count begins anew."""
 
-    key: str
+    space: str
     shard: str
     state: str
     since: float
+
+    @property
+    def key(self) -> str:
+        return f"{self.space} {self.shard}".strip()
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def failed_shards(context: SensorEvaluationContext) -> SensorResult:
         return SensorResult(skip_reason=f"Run {run_id} is under way: what it leaves undone is looked at after it.")
     failures = list(newest_failures(instance))
     cases = [
-        Case(f"{failure.space} {failure.shard}", failure.shard, failure.signature, failure.time)
+        Case(failure.space, failure.shard, failure.signature, failure.time)
         for failure in failures
         if failure.kind in PASSING
     ]
@@ -89,20 +99,22 @@ def failed_shards(context: SensorEvaluationContext) -> SensorResult:
     now = time.time()
     asked = _asked(context.cursor, cases)
     due = _due(cases, asked, now)
+    there = _there(due, settings)
     for case in due:
         before = asked.get(case.key, NEVER)
         asked[case.key] = Asked(case.state, before.times + 1, now)
     cursor = json.dumps({key: [count.state, count.times, count.last] for key, count in asked.items()})
     lasting = sum(failure.kind not in PASSING for failure in failures)
-    said = _summary(cases, asked, due, lasting)
-    if not due:
+    said = _summary(cases, asked, due, there, lasting)
+    if not there:
         return SensorResult(skip_reason=said, cursor=cursor)
     context.log.info(said)
-    retry = sorted({case.shard for case in due if case.shard})
+    retry = sorted({case.shard for case in there if case.shard})
+    config = {"retry": retry, "nothing_else": all(case.shard for case in there)}
     request = RunRequest(
         job_name=embed_pending.name,
-        run_key=_digest(due, asked),
-        run_config={"ops": {OP: {"config": {"retry": retry}}}},
+        run_key=_digest(there, asked),
+        run_config={"ops": {OP: {"config": config}}},
     )
     return SensorResult(run_requests=[request], cursor=cursor)
 
@@ -134,6 +146,19 @@ def _left_by_a_stopped_run(instance: DagsterInstance) -> list[Case]:
     return [Case("", "", "", max(ended))] if ended else []
 
 
+def _there(due: Sequence[Case], settings: Settings) -> list[Case]:
+    """Those that a run would find: whose shard is in the folder, and whose space is the one that it embeds in."""
+    if not due:
+        return []
+    try:
+        options = EmbeddingResource().options(GpuResource(), settings)
+        shards = {shard.key for shard in list_shards_of(options, settings).shards}
+        space = space_of(resolve_model(options.model, local_only=True), options.chunker, options.max_tokens)
+    except ArxivEmbedError:  # the run of a stopped one says it
+        return [case for case in due if not case.shard]
+    return [case for case in due if not case.shard or (case.shard in shards and case.space == space.fingerprint)]
+
+
 def _asked(cursor: str | None, cases: Iterable[Case]) -> dict[str, Asked]:
     """What was asked for of that which is still as it was; what is no cursor of this sensor says nothing."""
     states = {case.key: case.state for case in cases}
@@ -161,14 +186,18 @@ def _digest(due: Iterable[Case], asked: Mapping[str, Asked]) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
-def _summary(cases: Iterable[Case], asked: Mapping[str, Asked], due: Sequence[Case], lasting: int) -> str:
+def _summary(
+    cases: Iterable[Case], asked: Mapping[str, Asked], due: Sequence[Case], there: Sequence[Case], lasting: int
+) -> str:
     """What a tick says."""
     others = {case: _next_time(case, asked) for case in cases if case not in due}
     later = {case: time for case, time in others.items() if time is not None}
     ended = [case for case, time in others.items() if time is None]
     said = []
-    if due:
-        said.append(f"Asked for again now: {_named(due)}.")
+    if there:
+        said.append(f"Asked for again now: {_named(there)}.")
+    if gone := [case for case in due if case not in there]:
+        said.append(f"Not asked for, as a run would not find them (another folder, another model): {_named(gone)}.")
     if later:
         first = datetime.fromtimestamp(min(later.values()), UTC).isoformat(timespec="seconds")
         said.append(f"Asked for again later: {_named(later)}, the first at {first}.")

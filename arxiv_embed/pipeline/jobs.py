@@ -1,11 +1,12 @@
 """The jobs: `embed_shards` over chosen partitions, `embed_pending` over whatever remains."""
 
-from dagster import Config, JobDefinition, OpExecutionContext, define_asset_job, job, op
+from dagster import Config, Failure, JobDefinition, OpExecutionContext, define_asset_job, job, op
 from pydantic import Field
 
 from arxiv_embed.attempts import STEPS
+from arxiv_embed.errors import ArxivEmbedError, sentence
 from arxiv_embed.pipeline.assets import POOL
-from arxiv_embed.pipeline.partitions import register_shards
+from arxiv_embed.pipeline.partitions import METADATA_FILES, register_shards
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.pipeline.work import embed
 from arxiv_embed.plan import list_shards_of
@@ -17,10 +18,20 @@ embed_shards = define_asset_job(
 )
 
 
-class Retry(Config):
-    """What is done beside what is missing."""
+class Remaining(Config):
+    """Of what remains, what is done."""
 
     retry: list[str] = Field(default=[], description="Shards that were given up before, to be tried again")
+    nothing_else: bool = Field(default=False, description="Do these only; False: whatever has work to do")
+
+
+class Registration(Config):
+    """What is done with partitions beside adding those that are new."""
+
+    forget_removed: bool = Field(
+        default=False,
+        description="Take away the partitions of shards that are not in the folder any more; their papers stay",
+    )
 
 
 def job_of_what_remains(pool: str | None) -> JobDefinition:
@@ -28,13 +39,15 @@ def job_of_what_remains(pool: str | None) -> JobDefinition:
 
     @op(pool=pool)
     def embed_what_remains(
-        context: OpExecutionContext, config: Retry, embedding: EmbeddingResource, gpus: GpuResource
+        context: OpExecutionContext, config: Remaining, embedding: EmbeddingResource, gpus: GpuResource
     ) -> None:
         """Finds the shards, registers them as partitions, and does what is missing."""
 
+        wanted = set(config.retry)
+
         def pending(run: Run) -> list[str]:
             register_shards(context.instance, [plan.shard.key for plan in run.plan.shards])
-            keys = [plan.shard.key for plan in run.plan.pending]
+            keys = [plan.shard.key for plan in run.plan.pending if plan.shard.key in wanted or not config.nothing_else]
             context.log.info(f"{len(keys)} of {len(run.plan.shards)} shards have work to do")
             return keys
 
@@ -51,12 +64,23 @@ embed_pending = job_of_what_remains(POOL)
 
 
 @op
-def list_shards(context: OpExecutionContext, embedding: EmbeddingResource) -> None:
+def list_shards(context: OpExecutionContext, config: Registration, embedding: EmbeddingResource) -> None:
     """Lists the metadata folder and registers its shards as partitions."""
     settings = settings_from_environment()
-    listing = list_shards_of(embedding.options(GpuResource(), settings), settings)
-    new = register_shards(context.instance, [shard.key for shard in listing.shards])
-    context.log.info(f"{len(listing.shards)} shards, {new} of them new")
+    try:
+        listing = list_shards_of(embedding.options(GpuResource(), settings), settings)
+    except ArxivEmbedError as error:
+        raise Failure(sentence(error), allow_retries=False) from error
+    keys = {shard.key for shard in listing.shards}
+    new = register_shards(context.instance, keys)
+    context.log.info(f"{len(keys)} shards, {new} of them new")
+    gone = [key for key in context.instance.get_dynamic_partitions(METADATA_FILES) if key not in keys]
+    if config.forget_removed:
+        for key in gone:
+            context.instance.delete_dynamic_partition(METADATA_FILES, key)
+    if gone:
+        done = "taken away" if config.forget_removed else "kept, as forget_removed is false"
+        context.log.info(f"{len(gone)} partitions have no shard in the folder any more: {done}")
 
 
 @job(description="Registers the metadata folder's shards, for a backfill to choose from; embeds nothing.")

@@ -33,7 +33,7 @@ class GpuResource(ConfigurableResource):  # type: ignore[type-arg]
     )
     dtype: str = Field(default="auto", description="Arithmetic of the devices: auto, float32 or bfloat16")
     batch_size: int = Field(
-        default=DEFAULT_BATCH_SIZE, ge=1, le=MOST_BATCH_SIZE, description="Papers in a batch at most"
+        default=DEFAULT_BATCH_SIZE, description=f"Papers in a batch at most, up to {MOST_BATCH_SIZE}"
     )
     production: bool = Field(
         default=True,
@@ -57,14 +57,17 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     chunker: str = Field(default="sentences:128", description="sentences:N, fixed:N or whole")
     max_tokens: int | None = Field(default=None, description="Tokens of a paper that are embedded; the model's default")
     fresh: bool = Field(default=False, description="Do everything again; old checkpoints stay as backup")
-    limit: int | None = Field(default=None, ge=1, description="Embed so many papers and no more")
-    shard_papers: int = Field(default=DEFAULT_SHARD_PAPERS, ge=1, description="Papers of a shard at most")
-    attempts: int = Field(default=DEFAULT_ATTEMPTS, ge=1, description="How often a shard is tried, then it is given up")
+    limit: int | None = Field(default=None, description="Embed so many papers and no more")
+    shard_papers: int = Field(default=DEFAULT_SHARD_PAPERS, description="Papers of a shard at most")
+    attempts: int = Field(default=DEFAULT_ATTEMPTS, description="How often a shard is tried, then it is given up")
     retry_failed: bool = Field(default=False, description="Try again what was given up, shards and papers")
     priority: list[str] = Field(default=[], description=f"Papers to take first, marked by any of: {FORMS}")
 
     def options(self, gpus: GpuResource, settings: Settings) -> RunOptions:
-        """Raises `ArxivEmbedError` where no metadata folder is named."""
+        """Raises `ArxivEmbedError` where no metadata folder is named, or a number is out of its range."""
+        _check("batch_size", gpus.batch_size, MOST_BATCH_SIZE)
+        for name in ("limit", "shard_papers", "attempts"):
+            _check(name, getattr(self, name))
         folder = Path(self.metadata_dir).expanduser().absolute() if self.metadata_dir else settings.metadata_dir
         if folder is None:
             raise ArxivEmbedError(
@@ -93,6 +96,12 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     def checkpoints(self, settings: Settings) -> Path:
         """The folder of checkpoints."""
         return Path(self.checkpoint_dir).expanduser().absolute() if self.checkpoint_dir else settings.checkpoints
+
+
+def _check(name: str, number: int | None, most: int | None = None) -> None:
+    if number is not None and (number < 1 or (most is not None and number > most)):
+        upper = f" to {most}" if most is not None else " on"
+        raise ArxivEmbedError(f"{name} is {number}: give a number from 1{upper}.")
 
 
 def resource_config(options: RunOptions) -> dict[str, object]:

@@ -18,7 +18,6 @@ from arxiv_embed.pipeline.killed import report_killed_runs
 from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.pipeline.shard_log import ShardLog
-from arxiv_embed.plan import no_shard
 from arxiv_embed.run import Run
 from arxiv_embed.settings import Settings, settings_from_environment
 
@@ -100,7 +99,13 @@ def _start(run: Run, chosen: Sequence[str], failures: Mapping[str, FailedShard])
     for key in sorted(given_up):
         run.journal.give_up(key, failures[key].attempts, failures[key].error)
     for key in sorted(set(chosen) - set(there)):
-        run.journal.fail(key, no_shard(key))
+        run.journal.fail(
+            key,
+            ArxivEmbedError(
+                f"There is no shard '{key}' in the metadata folder any more: launch register_metadata with "
+                "forget_removed, which takes its partition away."
+            ),
+        )
     return shards
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from dagster import AssetObservation, DagsterInstance, DagsterRunStatus, RunRequest, SensorResult, build_sensor_context
@@ -25,11 +25,12 @@ from arxiv_embed.pipeline.failed_shards import JOBS, NEVER, WAITS, Asked, Case, 
 from arxiv_embed.pipeline.failures import ATTEMPT, ERROR, KIND, SOURCE, SPACE, newest_failures
 from arxiv_embed.pipeline.jobs import embed_pending
 from arxiv_embed.pipeline.resources import resource_config
+from arxiv_embed.pipeline.versions import code_versions_by_default
 from arxiv_embed.pipeline.work import STOPPED_FOR
-from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed.settings import RunOptions, Settings, settings_from_environment
 from arxiv_embed.stores.protocol import StoreAway
 from arxiv_embed_tests.fake_pool import FakePool
-from arxiv_embed_tests.pipeline.runs import SHARDS, execute
+from arxiv_embed_tests.pipeline.runs import SHARDS, execute, materialized
 
 FIRST, SECOND = SHARDS
 IN_FIRST = "Sparsity-certifying"
@@ -76,19 +77,34 @@ def request_of(result: SensorResult) -> RunRequest | None:
 
 
 @pytest.fixture
-def clock(instance: DagsterInstance, settings: Settings, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(
+    instance: DagsterInstance,
+    settings: Settings,
+    small_folder: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Clock:
     monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
-    monkeypatch.setenv("ARXIV_EMBED_METADATA_DIR", str(tmp_path))
+    monkeypatch.setenv("ARXIV_EMBED_METADATA_DIR", str(small_folder))
+    monkeypatch.setenv("ARXIV_EMBED_MODEL", str(tiny_model))
     clock = Clock(instance)
     monkeypatch.setattr(sensor_module, "time", SimpleNamespace(time=lambda: clock.now))
     return clock
 
 
 def observe(
-    instance: DagsterInstance, shard: str, *, kind: Kind = Kind.TRANSIENT, source: str = "1", attempt: int = 3
+    instance: DagsterInstance,
+    shard: str,
+    *,
+    kind: Kind = Kind.TRANSIENT,
+    source: str = "1",
+    attempt: int = 3,
+    space: str = "",
 ) -> None:
-    """What a run tells Dagster of an attempt that failed; with `attempt` 0, of the success after some."""
-    metadata = {ATTEMPT: attempt, SPACE: "a space", SOURCE: source}
+    """What a run tells Dagster of an attempt that failed; with `attempt` 0, of the success after some. The space is by
+    default that of the environment."""
+    of_environment = code_versions_by_default(settings_from_environment())["embeddings"]
+    metadata = {ATTEMPT: attempt, SPACE: space or of_environment, SOURCE: source}
     if attempt:
         metadata |= {ERROR: "RuntimeError: the device fell over", KIND: kind.value}
     instance.report_runless_asset_event(AssetObservation(asset_key="embeddings", partition=shard, metadata=metadata))
@@ -240,6 +256,18 @@ def test_what_is_no_cursor_of_the_sensor_is_taken_for_none(clock: Clock, cursor:
     assert clock.asked(LATER) == [FIRST]
 
 
+def test_what_a_run_would_not_find_is_not_asked_for(clock: Clock) -> None:
+    observe(clock.instance, "gone.jsonl")
+    observe(clock.instance, SECOND, space="of another model")
+    for _ in WAITS:
+        said = clock.said(LATER)
+        assert "a run would not find them" in said
+        assert "gone.jsonl" in said
+        assert SECOND in said
+    observe(clock.instance, FIRST)
+    assert clock.asked(LATER) == [FIRST]
+
+
 def test_more_shards_than_one_run_is_given_come_in_the_next(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensor_module, "SHARDS_AT_ONCE", 1)
     observe(clock.instance, FIRST)
@@ -254,7 +282,7 @@ def test_more_shards_than_one_run_is_given_come_in_the_next(clock: Clock, monkey
 def test_whenever_it_is_looked_at_a_case_is_asked_for_three_times_at_most_and_never_too_soon(
     looks: list[tuple[float, bool]],
 ) -> None:
-    now, case, asked = 0.0, Case("s a", "a", "1", 0.0), dict[str, Asked]()
+    now, case, asked = 0.0, Case("s", "a", "1", 0.0), dict[str, Asked]()
     times = []
     for wait, fails_again in looks:
         now += wait
@@ -290,13 +318,16 @@ def execute_request(request: RunRequest, options: RunOptions, instance: DagsterI
     )
 
 
-def test_the_run_that_is_asked_for_does_what_was_given_up(options: RunOptions, clock: Clock, failing: FakePool) -> None:
-    assert not execute("embed_pending", options, clock.instance).success
+def test_the_run_that_is_asked_for_does_what_was_given_up_and_nothing_else(
+    options: RunOptions, clock: Clock, failing: FakePool
+) -> None:
+    assert not execute("embed_shards", options, clock.instance, shards=[FIRST]).success
     request = request_of(clock.tick(LATER))
     assert request is not None
     failing.fail_on = ""
     assert execute_request(request, options, clock.instance)
     assert clock.said(LATER) == "Nothing has failed."
+    assert materialized(clock.instance, "vector_store") == {FIRST}
 
 
 def test_a_shard_whose_changed_source_goes_through_is_not_asked_for(

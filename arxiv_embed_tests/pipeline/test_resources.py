@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from dagster import DagsterInvalidConfigError, build_resources, validate_run_config
 
 from arxiv_embed.definitions import defs
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.pipeline.launch import LaunchRequest
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource, resource_config
 from arxiv_embed.settings import MOST_BATCH_SIZE, RunOptions, Settings, settings_from_environment
@@ -59,10 +61,22 @@ def test_what_no_resource_says_is_what_the_environment_says(tmp_path: Path) -> N
     )
 
 
-@pytest.mark.parametrize("size", [0, MOST_BATCH_SIZE + 1])
-def test_a_batch_size_that_the_command_line_refuses_is_refused_here_too(size: int) -> None:
-    with pytest.raises(ValueError, match="batch_size"):
-        GpuResource(batch_size=size)
+@pytest.mark.parametrize(
+    ("gpus", "embedding", "sentence"),
+    [
+        ({"batch_size": 0}, {}, f"batch_size is 0: give a number from 1 to {MOST_BATCH_SIZE}."),
+        ({"batch_size": MOST_BATCH_SIZE + 1}, {}, f"batch_size is {MOST_BATCH_SIZE + 1}: give a number"),
+        ({}, {"limit": 0}, "limit is 0: give a number from 1 on."),
+        ({}, {"shard_papers": -3}, "shard_papers is -3: give a number from 1 on."),
+        ({}, {"attempts": 0}, "attempts is 0: give a number from 1 on."),
+    ],
+)
+def test_a_number_that_the_command_line_refuses_is_refused_here_too(
+    gpus: dict[str, int], embedding: dict[str, int], sentence: str, settings: Settings
+) -> None:
+    resource = EmbeddingResource(metadata_dir="here", **embedding)  # type: ignore[arg-type]
+    with pytest.raises(ArxivEmbedError, match=re.escape(sentence)):
+        resource.options(GpuResource(**gpus), settings)  # type: ignore[arg-type]
 
 
 def test_options_come_back_from_a_launch_s_line(options: RunOptions) -> None:
