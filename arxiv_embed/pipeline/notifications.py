@@ -13,7 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
-from dagster import DagsterEvent, RunFailureSensorContext, SkipReason, run_failure_sensor
+from dagster import DagsterEvent, DagsterRun, RunFailureSensorContext, SkipReason, run_failure_sensor
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from arxiv_embed.errors import LONGEST_MESSAGE, masked, sentence
 from arxiv_embed.settings import settings_from_environment
@@ -84,9 +86,16 @@ def notification_of(context: RunFailureSensorContext) -> Notification:
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run.run_id,
         job=run.job_name,
-        text=masked(f"{run.job_name} failed: {'; '.join(reasons) or 'no reason was given'}")[:LONGEST_MESSAGE],
+        text=masked(f"{_name(run)} failed: {'; '.join(reasons) or 'no reason was given'}")[:LONGEST_MESSAGE],
         shards=sum(shards for _, shards in steps),
     )
+
+
+def _name(run: DagsterRun) -> str:
+    """What whoever launched it calls it."""
+    if backfill := run.tags.get(BACKFILL_ID_TAG):
+        return f"a run of backfill {backfill}"
+    return "a materialization" if run.job_name == IMPLICIT_ASSET_JOB_NAME else run.job_name
 
 
 def _reason(event: DagsterEvent) -> tuple[str, int]:

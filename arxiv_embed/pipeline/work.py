@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from textwrap import shorten
 
 from dagster import Failure, OpExecutionContext
 
@@ -15,6 +16,7 @@ from arxiv_embed.journal import Journal
 from arxiv_embed.pipeline.connections import keep_connections
 from arxiv_embed.pipeline.failures import failed_shards
 from arxiv_embed.pipeline.killed import report_killed_runs
+from arxiv_embed.pipeline.notifications import FAILED
 from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.pipeline.shard_log import ShardLog
@@ -22,6 +24,8 @@ from arxiv_embed.run import Run
 from arxiv_embed.settings import Settings, settings_from_environment
 
 REASONS_SHOWN = 5
+SHORT_REASON = 200
+"""Characters of each reason, where there may be thousands."""
 
 STOPPED_FOR = "arxiv_embed/stopped_for"
 """Tag of a run that was stopped as a whole by what may pass: the error's kind."""
@@ -113,8 +117,9 @@ def _raise_what_is_not_done(journal: Journal, chosen: int) -> None:
     """Raises `Failure` where shards failed or were given up, or others are at work on them."""
     if reasons := {**journal.failed, **journal.given_up}:
         some = "; ".join(list(reasons.values())[:REASONS_SHOWN])
+        short = {shard: shorten(reason, SHORT_REASON) for shard, reason in reasons.items()}
         raise Failure(
-            f"{len(reasons)} of {chosen} shards failed: {some}", metadata={"failed": reasons}, allow_retries=False
+            f"{len(reasons)} of {chosen} shards failed: {some}", metadata={FAILED: short}, allow_retries=False
         )
     if journal.left:
         raise Failure(

@@ -93,9 +93,9 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
     return url
 
 
-def killed(instance: DagsterInstance) -> RunFailureSensorContext:
+def killed(instance: DagsterInstance, **tags: str) -> RunFailureSensorContext:
     """Of a run whose process is gone."""
-    run = instance.create_run_for_job(embed_pending, status=DagsterRunStatus.STARTED)
+    run = instance.create_run_for_job(embed_pending, status=DagsterRunStatus.STARTED, tags=tags)
     event = instance.report_run_failed(run, "The process of this run was killed.")
     return build_run_status_sensor_context("notify_of_failures", event, instance, run).for_run_failure()
 
@@ -147,6 +147,11 @@ def test_a_run_whose_process_was_killed_is_told(instance: DagsterInstance) -> No
     notification = notification_of(killed(instance))
     assert "The process of this run was killed." in notification.text
     assert notification.shards == 0
+
+
+def test_a_run_of_a_backfill_is_named_by_it(instance: DagsterInstance) -> None:
+    notification = notification_of(killed(instance, **{"dagster/backfill": "xyxlpumr"}))
+    assert notification.text.startswith("a run of backfill xyxlpumr failed: ")
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
