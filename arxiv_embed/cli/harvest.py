@@ -12,14 +12,13 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
-from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.run import shown
 from arxiv_embed.cli.terminal import complain, open_console, say
 from arxiv_embed.cli.wording import count, duration, plural
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed.harvest.harvest import HarvestRequest
 from arxiv_embed.harvest.harvest import harvest as harvest_records
 from arxiv_embed.harvest.progress import Harvested, Progress
+from arxiv_embed.harvest.request import HarvestRequest
 from arxiv_embed.harvest.source import PAUSE_SECONDS, Source, Unavailable
 from arxiv_embed.settings import settings_from_environment
 
@@ -41,13 +40,18 @@ def harvest(
         str | None,
         typer.Option("--set", help="A part of arXiv: cs, math, physics:hep-th; by default all.", show_default=False),
     ] = None,
-    metadata_dir: ask.MetadataDir = None,
+    metadata_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<path>", help="Folder of arXiv metadata. [default: ARXIV_EMBED_METADATA_DIR]", show_default=False
+        ),
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(help="Address of the OAI-PMH interface; by default arXiv's, or ARXIV_EMBED_OAI_URL."),
     ] = None,
     pause: Annotated[
-        float, typer.Option(min=0, help="Seconds between two requests; arXiv asks for 3 at least.")
+        float, typer.Option(help="Seconds between two requests; arXiv asks for 3 at least.")
     ] = PAUSE_SECONDS,
 ) -> None:
     """Harvest new and changed records from arXiv into the metadata folder.
@@ -60,8 +64,11 @@ def harvest(
 
       arxiv-embed harvest --set cs --metadata-dir /data/arxiv
     """
+    for option, value in (("--metadata-dir", metadata_dir), ("--url", url)):
+        if value is not None and not value.strip():
+            raise ArxivEmbedError(f"{option} is empty: give it a value, or leave it out.")
     settings = settings_from_environment()
-    folder = metadata_dir or settings.metadata_dir
+    folder = Path(metadata_dir) if metadata_dir else settings.metadata_dir
     if folder is None:
         raise ArxivEmbedError("No metadata folder is named: give --metadata-dir, or set ARXIV_EMBED_METADATA_DIR.")
     request = HarvestRequest(folder.expanduser().absolute(), set_name, since, until)

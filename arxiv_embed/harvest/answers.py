@@ -16,10 +16,16 @@ from lxml import etree
 
 OAI = "{http://www.openarchives.org/OAI/2.0/}"
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_WEB_PAGE = re.compile(rb"<(!doctype\s+)?html\b", re.I)
+_HEAD_BYTES = 1000
 
 
 class BadAnswer(ValueError):
     """What came is no whole OAI-PMH answer; the message says why, in a few words."""
+
+
+class OtherAnswer(BadAnswer):
+    """What came is of another kind, a web page or another XML: its address may be that of something else."""
 
 
 class ErrorAnswer(Exception):
@@ -93,11 +99,14 @@ def _answer(content: bytes, verb: str) -> Any:
     try:
         root = etree.fromstring(content, parser)
     except etree.XMLSyntaxError as error:
+        head = content[:_HEAD_BYTES]
+        if _WEB_PAGE.search(head) and b"<OAI-PMH" not in head:
+            raise OtherAnswer("it is no OAI-PMH but a web page") from None
         raise BadAnswer(f"its XML is broken: {error.msg}") from None
+    if root.tag != f"{OAI}OAI-PMH":
+        raise OtherAnswer(f"it is no OAI-PMH but <{etree.QName(root).localname}>")
     if root.getroottree().docinfo.doctype:
         raise BadAnswer("it has a document type declaration")
-    if root.tag != f"{OAI}OAI-PMH":
-        raise BadAnswer(f"it is no OAI-PMH but <{etree.QName(root).localname}>")
     refusal = root.find(f"{OAI}error")
     if refusal is not None:
         raise ErrorAnswer(refusal.get("code", "no code"), " ".join((refusal.text or "").split()), _day(root))

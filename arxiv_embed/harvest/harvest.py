@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,15 +16,15 @@ from pathlib import Path
 from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences, make_folder
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.errors import ArxivEmbedError, masked
-from arxiv_embed.harvest.answers import Deleted, ErrorAnswer, is_day, read_page, records_in
+from arxiv_embed.harvest.answers import Deleted, ErrorAnswer, read_page, records_in
 from arxiv_embed.harvest.files import remove_drafts, write_dated_files
 from arxiv_embed.harvest.progress import PROGRESS, Harvested, HarvestFolder, Progress
+from arxiv_embed.harvest.request import HarvestRequest, place_of
 from arxiv_embed.harvest.source import Source, Unavailable
 from arxiv_embed.settings import DEFAULT_SHARD_PAPERS
 
 METADATA_PREFIX = "arXivRaw"
 """The form that has the versions of a paper with their dates."""
-SUBFOLDER = "harvest"
 OVERLAP_DAYS = 2
 """A record may show up after the day that it bears: its day may be New York's, and arXiv announces some hours later."""
 TOKEN_SECONDS = 24 * 3600.0
@@ -34,41 +32,6 @@ TOKEN_SECONDS = 24 * 3600.0
 MOST_TIMES_AGAIN = 5
 CHANCE = 1e-9
 SETS_SHOWN = 12
-
-_SET = re.compile(r"[A-Za-z0-9._~-]+(?::[A-Za-z0-9._~-]+)*")
-
-
-@dataclass(frozen=True)
-class HarvestRequest:
-    """What to harvest, and where to; days are "YYYY-MM-DD". Without `since` it is from the last complete harvest on."""
-
-    metadata_dir: Path
-    set: str | None = None
-    since: str | None = None
-    until: str | None = None
-
-    def __post_init__(self) -> None:
-        """Raises `ArxivEmbedError` for what cannot be asked for."""
-        for name, day in (("since", self.since), ("until", self.until)):
-            if day is not None and not is_day(day):
-                raise ArxivEmbedError(f"--{name} '{day}' is no day: write YYYY-MM-DD, like 2026-11-24.")
-        if self.since and self.until and self.since > self.until:
-            raise ArxivEmbedError(f"--since {self.since} is after --until {self.until}: swap them.")
-        if self.set is not None and not _SET.fullmatch(self.set):
-            raise ArxivEmbedError(f"'{masked(self.set)}' is no name of a set: write one like cs or physics:hep-th.")
-
-    @property
-    def folder(self) -> Path:
-        """Where the dated files go."""
-        return self.metadata_dir / SUBFOLDER
-
-    @property
-    def stem(self) -> str:
-        """How the names of the dated files begin."""
-        return "-".join(("arxiv", *(self.set or "").replace(":", "-").split()))
-
-    def __str__(self) -> str:
-        return f"set {self.set}" if self.set else "all sets"
 
 
 def harvest(
@@ -88,7 +51,7 @@ def harvest(
     `Unavailable` where the repository does not answer for now, and `ArxivEmbedError` for what the user can mend.
     """
     with FileLock(request.folder / f".{request.stem}.lock", f"The harvest of {request} into {request.folder}"):
-        desk = HarvestFolder(_place(home, source.url, request))
+        desk = HarvestFolder(place_of(request, source.url, home))
         with disk_faults_as_sentences(desk.folder):
             make_folder(desk.folder)
         remove_drafts(request.folder, request.stem)
@@ -97,12 +60,6 @@ def harvest(
         harvested = under_way.gather(progress, shard_papers)
         desk.finish(harvested)
         return harvested
-
-
-def _place(home: Path, url: str, request: HarvestRequest) -> Path:
-    """The harvest's folder in the project's home."""
-    identity = b"\0".join((url.encode(), os.fsencode(request.metadata_dir), (request.set or "").encode()))
-    return home / "harvest" / f"{request.stem}-{hashlib.sha256(identity).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +83,7 @@ class _Harvest:
             until = f" until {request.until}" if request.until else ""
             self.note(f"{request}, from {since} on{until}: {self.source.shown}")
             begun = datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="microseconds")
-            return Progress(begun, since, request.until or "", list_since=since)
+            return Progress(begun, since, request.until or "", list_since=since, set=request.set or "")
         if (request.since or progress.since) != progress.since or (request.until or progress.until) != progress.until:
             raise ArxivEmbedError(
                 f"A harvest of {request} from {progress.since} on is under way: leave out --since and --until to "
@@ -145,6 +102,9 @@ class _Harvest:
                 f"No harvest of {self.request} into {self.request.folder} is complete, so there is none to go on from: "
                 "give --since."
             )
+        last = self.done[-1]
+        if last.announced and last.since == through:
+            return through  # the same list again, which shows whether more comes
         return (date.fromisoformat(through) - timedelta(days=OVERLAP_DAYS)).isoformat()
 
     def follow(self, progress: Progress) -> Progress:
@@ -207,7 +167,7 @@ class _Harvest:
         written = write_dated_files(found, request.folder, f"{request.stem}-{progress.first_day}", shard_papers)
         files = {path.relative_to(request.metadata_dir).as_posix(): number for path, number in written}
         short = progress.list_records < (progress.announced or 0)
-        return Harvested(
+        harvested = Harvested(
             begun=progress.begun,
             since=progress.since,
             until=progress.until,
@@ -218,7 +178,15 @@ class _Harvest:
             files=files,
             announced=progress.announced if short else None,
             begun_again=progress.begun_again,
+            set=request.set or "",
         )
+        if not (self.done and _is_as_short(harvested, self.done[-1])):
+            return harvested
+        self.note(
+            f"The list ended before its {harvested.announced:,} records, as it did the last time: that number is taken "
+            "for an estimate"
+        )
+        return replace(harvested, announced=None, through=_new_through(progress, False, self.done))
 
 
 def _query(request: HarvestRequest, progress: Progress) -> dict[str, str]:
@@ -254,6 +222,17 @@ def _new_through(progress: Progress, short: bool, done: Sequence[Harvested]) -> 
     before = _through(done)
     through = min(progress.first_day, progress.until or progress.first_day, progress.since if short else "9999")
     return before if before and progress.since > before else max(before, through)
+
+
+def _is_as_short(harvested: Harvested, last: Harvested) -> bool:
+    """Whether two lists of the same days ended at the same place before their announced ends: with as many records, or,
+    where new ones have come meanwhile, with as many missing. OAI-PMH lets a repository announce an estimate."""
+    if not (harvested.announced and last.announced):
+        return False
+    if (harvested.since, harvested.until) != (last.since, last.until):
+        return False
+    missing = [one.announced - one.records for one in (harvested, last) if one.announced and not one.begun_again]
+    return harvested.records == last.records or (len(missing) == 2 and missing[0] == missing[1])
 
 
 def _once(records: Iterable[bytes]) -> Iterator[bytes]:

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 class Progress:
     """A harvest under way. `pages` are the sha256 of what came; the list that is being followed was asked for from
     `list_since` on, begins behind the first `list_before` of them, and has `list_records` so far. `first_day` is the
-    UTC day of the first answer, `answered` the time of the last, in seconds since the epoch."""
+    UTC day of the first answer, `answered` the time of the last, in seconds since the epoch. `set` is "" for all sets,
+    None in what was written before it was noted."""
 
     begun: str
     since: str
@@ -46,6 +47,7 @@ class Progress:
     announced: int | None = None
     begun_again: int = 0
     ended: bool = False
+    set: str | None = None
 
     def with_page(self, sha256: str, page: Page, now: float) -> Progress:
         return replace(
@@ -78,7 +80,8 @@ class Progress:
 class Harvested:
     """A complete harvest. `since` and `until` are what was asked for, `through` the day up to which everything has been
     harvested, "" where that is not known; `files` has the records of each file, by its path in the metadata folder;
-    `announced` is how many the repository said there were, where that was more than it gave."""
+    `announced` is how many the repository said there were, where that was more than it gave and is not known to be
+    an estimate; `set` is as in `Progress`."""
 
     begun: str
     since: str
@@ -90,6 +93,7 @@ class Harvested:
     files: dict[str, int]
     announced: int | None
     begun_again: int
+    set: str | None = None
 
     def to_json(self) -> str:
         return seal(asdict(self))
@@ -108,6 +112,11 @@ class HarvestFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a harvest was begun here, or is complete; that its note is damaged does not matter."""
+        return any(self.folder.glob("progress.*")) or any(self.folder.glob("done/*.json"))
 
     def under_way(self) -> Progress | None:
         """The harvest that was begun and is not complete. A note of it that is damaged is set aside, and said."""

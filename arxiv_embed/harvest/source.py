@@ -25,13 +25,15 @@ import httpx2
 from oaipmh_scythe import HTTPConfig, Scythe
 
 from arxiv_embed.errors import ArxivEmbedError, Kind, masked
-from arxiv_embed.harvest.answers import BadAnswer, read_sets
+from arxiv_embed.harvest.answers import BadAnswer, ErrorAnswer, OtherAnswer, read_sets
 
 PAUSE_SECONDS = 3.0
 """Between two requests, as arXiv's terms of use ask."""
 TIMEOUT_SECONDS = 60.0
 MOST_ATTEMPTS = 12
 """At one answer: with 30% of them bad, one harvest in thousands meets so many in a row."""
+MOST_ATTEMPTS_ELSEWHERE = 3
+"""At an address that may be wrong: nobody is there, or something else, and it has given no answer yet."""
 LONGEST_BACKOFF_SECONDS = 120.0
 LONGEST_WAIT_SECONDS = 3600.0
 """Who is asked to come back later than that is not kept waiting: the harvest is saved."""
@@ -49,11 +51,12 @@ class Unavailable(ArxivEmbedError):
 
 
 class _TryAgain(Exception):
-    """Why, and after how many seconds where the repository says that."""
+    """Why, and after how many seconds where the repository says that; `elsewhere` where the address may be wrong."""
 
-    def __init__(self, why: str, seconds: float | None = None) -> None:
+    def __init__(self, why: str, seconds: float | None = None, *, elsewhere: bool = False) -> None:
         super().__init__(why)
         self.seconds = seconds
+        self.elsewhere = elsewhere
 
 
 class Source:
@@ -69,6 +72,10 @@ class Source:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         host = _host(url)
+        if not 0 <= pause <= LONGEST_WAIT_SECONDS:  # nor is NaN
+            raise ArxivEmbedError(
+                f"A pause of {pause:g} s cannot be made: give --pause from 0 to {LONGEST_WAIT_SECONDS:,.0f} s."
+            )
         if pause < PAUSE_SECONDS and f".{host}".endswith(".arxiv.org"):
             raise ArxivEmbedError(
                 f"A pause of {pause:g} s is too short for {host}: arXiv asks for {PAUSE_SECONDS:g} s between requests."
@@ -80,6 +87,7 @@ class Source:
         self._clock = clock
         self._sleep = sleep
         self._free_at = clock()
+        self._is_known = False
         self._scythe = Scythe(url, http_config=HTTPConfig(timeout=TIMEOUT_SECONDS, user_agent=_USER_AGENT))
 
     def __enter__(self) -> Self:
@@ -93,17 +101,21 @@ class Source:
     def ask(self, query: Mapping[str, str], read: Callable[[bytes], Read]) -> tuple[bytes, Read]:
         """The answer as it came, and as it is read; asked for until it is whole.
 
-        Raises `ErrorAnswer` for an answer that is an error of OAI-PMH, `Unavailable` after `MOST_ATTEMPTS`, and
-        `ArxivEmbedError` where asking again would meet the same.
+        Raises `ErrorAnswer` for an answer that is an error of OAI-PMH, `Unavailable` after `MOST_ATTEMPTS`, or sooner
+        where the address may be wrong, and `ArxivEmbedError` where asking again would meet the same.
         """
+        times_elsewhere = 0
         for attempt in range(1, MOST_ATTEMPTS + 1):
             try:
-                content = self._fetch(query, read)
-                return content, read(content)
-            except BadAnswer as fault:
-                why, asked = f"the answer is not whole, {fault}", None
+                return self._answer(query, read)
             except _TryAgain as fault:
                 why, asked = str(fault), fault.seconds
+                times_elsewhere = times_elsewhere + 1 if fault.elsewhere else 0
+            if times_elsewhere == MOST_ATTEMPTS_ELSEWHERE and not self._is_known:
+                raise Unavailable(
+                    f"{self.shown} has not answered in {attempt} attempts ({why}): check the address, or run the same "
+                    "command again later."
+                )
             if attempt == MOST_ATTEMPTS:
                 break
             seconds = self._backoff(attempt) if asked is None else asked
@@ -130,6 +142,20 @@ class Source:
             names.update(some)
             query = {"verb": "ListSets", "resumptionToken": token}
 
+    def _answer(self, query: Mapping[str, str], read: Callable[[bytes], Read]) -> tuple[bytes, Read]:
+        try:
+            content = self._fetch(query, read)
+            answer = content, read(content)
+        except OtherAnswer as fault:
+            raise _TryAgain(f"the answer is of another kind, {fault}", elsewhere=True) from fault
+        except BadAnswer as fault:
+            raise _TryAgain(f"the answer is not whole, {fault}") from fault
+        except ErrorAnswer:
+            self._is_known = True
+            raise
+        self._is_known = True
+        return answer
+
     def _fetch(self, query: Mapping[str, str], read: Callable[[bytes], object]) -> bytes:
         """The body of an answer: of one that says that all is well, or of an error of OAI-PMH, whatever its status."""
         if (seconds := self._free_at - self._clock()) > 0:
@@ -137,7 +163,8 @@ class Source:
         try:
             response = self._scythe.client.get(self._scythe.endpoint, params=dict(query))
         except httpx2.RequestError as error:
-            raise _TryAgain(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+            why = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise _TryAgain(why, elsewhere=isinstance(error, httpx2.ConnectError)) from error
         finally:
             self._free_at = self._clock() + self._pause
         if response.is_success:

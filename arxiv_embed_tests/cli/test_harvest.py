@@ -120,6 +120,27 @@ def test_a_list_that_ends_early_is_exit_code_1(
     assert "The list ended before its 123 records: ask again with --since 2007-01-01" in result.stdout
 
 
+def test_a_list_that_ends_early_at_the_same_place_again_is_exit_code_0(
+    tmp_path: Path, repository: Repository, command: tuple[str, ...]
+) -> None:
+    repository.short_by = 1
+    results = [
+        arxiv_embed(tmp_path / "home", *command, *since, folder=tmp_path) for since in (("--since", "2007-01-01"), ())
+    ]
+    assert [result.returncode for result in results] == [1, 0]
+    assert "The list ended before its 121 records, as it did the last time" in results[1].stdout
+
+
+def test_an_address_that_may_be_wrong_is_exit_code_1(
+    tmp_path: Path, repository: Repository, command: tuple[str, ...]
+) -> None:
+    repository.trouble = lambda number: "web page"
+    result = arxiv_embed(tmp_path / "home", *command, "--since", "2007-01-01", folder=tmp_path)
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert line.endswith("a web page): check the address, or run the same command again later.")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -127,6 +148,13 @@ def test_a_list_that_ends_early_is_exit_code_1(
         (("--since", "last week"), "--since 'last week' is no day: write YYYY-MM-DD"),
         (("--since", "2007-01-01", "--set", "sc"), "There is no set 'sc' at http://127.0.0.1"),
         (("--since", "2007-01-01", "--url", "arxiv.org"), "'arxiv.org' is no address"),
+        (("--since", "2007-01-01", "--url", ""), "--url is empty: give it a value, or leave it out."),
+        (("--since", "2007-01-01", "--metadata-dir", ""), "--metadata-dir is empty: give it a value, or leave it out."),
+        (("--since", "2007-01-01", "--pause", "inf"), "A pause of inf s cannot be made: give --pause from 0 to 3,600"),
+        (("--since", "2007-01-01", "--pause", "nan"), "A pause of nan s cannot be made: give --pause from 0 to 3,600"),
+        (("--since", "2007-01-01", "--pause", "-1"), "A pause of -1 s cannot be made: give --pause from 0 to 3,600"),
+        (("--since", "2062-01-01"), "--since 2062-01-01 is in the future: give a day that has begun."),
+        (("--since", "2007-01-01", "--set", "c" * 300), "…' is no name of a set: write one like cs"),
         (("--since", "2007-01-01", "--url", "https://oaipmh.arxiv.org/oai"), "A pause of 0 s is too short for"),
     ],
 )
@@ -139,6 +167,7 @@ def test_what_cannot_be_is_exit_code_2_and_one_sentence(
     assert line.startswith("Error: ")
     assert said in line
     assert not list((tmp_path / "home").rglob("*.json"))
+    assert not (tmp_path / "harvest").exists()
 
 
 def test_help_has_an_example(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from lxml import etree
 
-from arxiv_embed.harvest.harvest import HarvestRequest, harvest
+from arxiv_embed.harvest.harvest import harvest
 from arxiv_embed.harvest.progress import Harvested
+from arxiv_embed.harvest.request import HarvestRequest
 from arxiv_embed.harvest.source import Source
 from arxiv_embed_tests.harvest.repository import OAI, Record, Repository
 

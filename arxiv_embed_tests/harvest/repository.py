@@ -24,8 +24,10 @@ HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 """  # noqa: E501 - as arXiv writes it
 TAIL = "</OAI-PMH>\n"
 
-Trouble = Literal["busy", "cut", "cut unnoticed", "malformed", "garbage", "away"] | None
+Trouble = Literal["busy", "cut", "cut unnoticed", "malformed", "garbage", "away", "web page"] | None
+WEB_PAGE = b"<!DOCTYPE html>\n<html><head><title>Welcome<br></head><body>&nbsp;</body></html>\n"
 TROUBLES: tuple[Trouble, ...] = ("busy", "cut", "cut unnoticed", "malformed", "garbage", "away")
+"""What an address that is right may meet."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ def respond(handler: http.server.BaseHTTPRequestHandler, content: bytes, trouble
     handler.close_connection = trouble is not None
     if trouble == "away":
         return
+    if trouble == "web page":
+        content = WEB_PAGE
     if trouble == "busy":
         handler.send_response(503)
         handler.send_header("Retry-After", retry_after)

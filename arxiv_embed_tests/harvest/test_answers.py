@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arxiv_embed.harvest.answers import BadAnswer, ErrorAnswer, is_day, read_page, read_sets, records_in
+from arxiv_embed.harvest.answers import BadAnswer, ErrorAnswer, OtherAnswer, is_day, read_page, read_sets, records_in
 from arxiv_embed_tests.harvest.harvests import canonical, served_records
-from arxiv_embed_tests.harvest.repository import Record, Repository, deleted
+from arxiv_embed_tests.harvest.repository import WEB_PAGE, Record, Repository, deleted
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,10 @@ def test_an_answer_that_is_cut_off_anywhere_is_no_page(real_data: Path, end: flo
         (b"", "XML is broken"),
         (b"Service down", "XML is broken"),
         (b"<html><body>Rate exceeded.</body></html>", "no OAI-PMH but <html>"),
-        (b'<!DOCTYPE x [<!ENTITY e "e">]><OAI-PMH>&e;</OAI-PMH>', "document type declaration"),
+        (
+            b'<!DOCTYPE x [<!ENTITY e "e">]><OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/">&e;</OAI-PMH>',
+            "document type declaration",
+        ),
         (b'<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><Identify/></OAI-PMH>', "no ListRecords"),
         (b'<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><ListRecords/></OAI-PMH>', "no responseDate"),
     ],
@@ -61,6 +64,24 @@ def test_an_answer_that_is_cut_off_anywhere_is_no_page(real_data: Path, end: flo
 def test_anything_else_is_no_answer(content: bytes, why: str) -> None:
     with pytest.raises(BadAnswer, match=why):
         read_page(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "other"),
+    [
+        (WEB_PAGE, True),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE html>\n<html xmlns="http://www.w3.org/1999/xhtml"/>', True),
+        (b"\n<HTML><br></HTML>", True),
+        (b'<rss version="2.0"/>', True),
+        (b"####", False),
+        (b'<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><!-- <html> -->', False),
+        (b'<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"/>', False),
+    ],
+)
+def test_what_is_of_another_kind_is_told_from_what_is_not_whole(content: bytes, other: bool) -> None:
+    with pytest.raises(BadAnswer) as caught:
+        read_page(content)
+    assert isinstance(caught.value, OtherAnswer) is other
 
 
 def test_a_page_without_records_or_with_one_without_a_header_is_no_answer(records: list[Record]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 import arxiv_embed.harvest.harvest as harvest_module
 from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed.harvest.harvest import HarvestRequest, is_in_order
+from arxiv_embed.harvest.harvest import is_in_order
 from arxiv_embed.harvest.progress import Progress
+from arxiv_embed.harvest.request import HarvestRequest
 from arxiv_embed.harvest.source import Unavailable
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed_tests.harvest.harvests import ALL, harvest_now, harvested_records, served_records
@@ -28,6 +30,10 @@ def repository(records: list[Record]) -> Iterator[Repository]:
     """300 records, 50 a page, in arXiv's order of 2016, which is by identifier."""
     with Repository(records[:300], page_records=50).running() as running:
         yield running
+
+
+def in_days(days: int) -> str:
+    return (datetime.now(UTC).date() + timedelta(days=days)).isoformat()
 
 
 def files_in(folder: Path) -> list[str]:
@@ -228,6 +234,50 @@ def test_a_list_that_ends_early_is_told_and_asked_for_again(repository: Reposito
     assert (harvested.announced, harvested.through) == (announced, "2009-01-01")
 
 
+def test_a_list_that_ends_early_at_the_same_place_again_was_announced_by_an_estimate(
+    repository: Repository, folder: Path
+) -> None:
+    repository.short_by = 1
+    first = harvest_now(repository, folder)
+    repository.date = "2016-03-10T04:00:00Z"
+    notes: list[str] = []
+    second = harvest_now(repository, folder, None, note=notes.append)
+    assert [asked["from"] for asked in repository.lists_asked] == [ALL, ALL]
+    assert (first.announced, first.through) == (301, ALL)
+    assert (second.announced, second.through, second.records) == (None, "2016-03-10", 300)
+    assert notes[-1].startswith("The list ended before its 301 records, as it did the last time")
+    harvest_now(repository, folder, None)
+    assert repository.lists_asked[-1]["from"] == "2016-03-08"
+
+
+@pytest.mark.parametrize(("came", "short_by"), [(310, 1), (300, 5)])
+def test_an_estimate_is_known_again_when_records_have_come_or_it_has_changed(
+    records: list[Record], repository: Repository, folder: Path, came: int, short_by: int
+) -> None:
+    repository.short_by = 1
+    harvest_now(repository, folder)
+    repository.records, repository.short_by = records[:came], short_by
+    harvested = harvest_now(repository, folder, None)
+    assert (harvested.announced, harvested.through, harvested.records) == (None, "2016-03-09", came)
+
+
+@pytest.mark.parametrize("change", ["ends elsewhere", "other days", "once complete"])
+def test_a_list_that_is_cut_off_is_not_believed(repository: Repository, folder: Path, change: str) -> None:
+    repository.short_by = 7
+    harvest_now(repository, folder)
+    since = ALL
+    if change == "ends elsewhere":
+        repository.records, repository.short_by = repository.records[:200], 107
+    elif change == "other days":
+        since = "2007-01-02"
+    else:
+        repository.short_by = 0
+        harvest_now(repository, folder)
+        repository.short_by = 7
+    harvested = harvest_now(repository, folder, since)
+    assert harvested.announced == 307
+
+
 # Interruption
 
 
@@ -394,12 +444,19 @@ def test_another_error_is_one_sentence(repository: Repository, folder: Path, mon
         ({"since": "2016-02-02", "until": "2016-02-01"}, "--since 2016-02-02 is after --until 2016-02-01"),
         ({"set": "cs/../.."}, "'cs/../..' is no name of a set"),
         ({"set": ""}, "'' is no name of a set"),
+        ({"set": "c" * 101}, f"'{'c' * 100}…' is no name of a set"),
+        ({"since": "2062-01-01"}, "--since 2062-01-01 is in the future"),
+        ({"since": in_days(2)}, f"--since {in_days(2)} is in the future"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(tmp_path: Path, options: dict[str, str], said: str) -> None:
     with pytest.raises(ArxivEmbedError) as caught:
         HarvestRequest(tmp_path, **options)
     assert str(caught.value).startswith(said)
+
+
+def test_a_day_that_has_begun_somewhere_and_a_far_end_may_be_asked_for(tmp_path: Path) -> None:
+    assert HarvestRequest(tmp_path, "c" * 100, in_days(1), "2062-01-01").until == "2062-01-01"
 
 
 def test_what_a_harvest_makes_is_where_it_says(repository: Repository, folder: Path) -> None:

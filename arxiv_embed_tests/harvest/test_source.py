@@ -10,7 +10,14 @@ import pytest
 
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.harvest.answers import Page, read_page
-from arxiv_embed.harvest.source import MOST_ATTEMPTS, PAUSE_SECONDS, Source, Unavailable
+from arxiv_embed.harvest.source import (
+    LONGEST_WAIT_SECONDS,
+    MOST_ATTEMPTS,
+    MOST_ATTEMPTS_ELSEWHERE,
+    PAUSE_SECONDS,
+    Source,
+    Unavailable,
+)
 from arxiv_embed_tests.harvest.repository import TROUBLES, Record, Repository, Trouble
 
 FIRST = {"verb": "ListRecords", "metadataPrefix": "arXivRaw"}
@@ -136,10 +143,42 @@ def test_patience_ends_with_one_sentence(repository: Repository) -> None:
     assert "run the same command again later" in str(caught.value)
 
 
-def test_a_repository_that_is_not_there_is_waited_for_as_well(repository: Repository) -> None:
-    nobody = "http://127.0.0.1:9/oai"
-    with Hours().source(nobody) as source, pytest.raises(Unavailable, match="ConnectError"):
+def test_a_repository_that_is_busy_for_long_is_obeyed_all_the_time(repository: Repository) -> None:
+    repository.trouble = at_first("busy", MOST_ATTEMPTS - 1)
+    with Hours().source(repository.url) as source:
+        assert len(first_page(source).datestamps) == 10
+    assert len(repository.asked) == MOST_ATTEMPTS
+
+
+def test_an_address_at_which_nobody_listens_may_be_wrong() -> None:
+    hours = Hours()
+    with hours.source("http://127.0.0.1:9/oai") as source, pytest.raises(Unavailable) as caught:
         first_page(source)
+    assert str(caught.value).startswith("http://127.0.0.1:9/oai has not answered in 3 attempts (ConnectError")
+    assert str(caught.value).endswith("): check the address, or run the same command again later.")
+    assert len(hours.told) == MOST_ATTEMPTS_ELSEWHERE - 1
+
+
+def test_an_address_at_which_a_web_page_lies_may_be_wrong(repository: Repository) -> None:
+    repository.trouble = lambda number: "web page"
+    with Hours().source(repository.url) as source, pytest.raises(Unavailable, match=r"a web page.*: check the address"):
+        first_page(source)
+    assert len(repository.asked) == MOST_ATTEMPTS_ELSEWHERE
+
+
+def test_an_address_that_has_answered_before_is_not_doubted(repository: Repository) -> None:
+    repository.trouble = lambda number: "web page" if number else None
+    with Hours().source(repository.url) as source:
+        first_page(source)
+        with pytest.raises(Unavailable, match=r"12 attempts .* a web page.*: run the same command again later"):
+            first_page(source)
+
+
+def test_an_address_is_not_doubted_for_web_pages_among_other_faults(repository: Repository) -> None:
+    faults: list[Trouble] = ["web page", "web page", "cut"] * 3
+    repository.trouble = lambda number: faults[number] if number < len(faults) else None
+    with Hours().source(repository.url) as source:
+        assert len(first_page(source).datestamps) == 10
 
 
 @pytest.mark.parametrize("url", ["arxiv", "ftp://oaipmh.arxiv.org/oai", "https:///oai", "http://a:b/oai", "http://[/"])
@@ -152,6 +191,12 @@ def test_arxiv_is_not_asked_faster_than_it_allows() -> None:
     with pytest.raises(ArxivEmbedError, match=r"too short for oaipmh\.arxiv\.org"):
         Source("https://oaipmh.arxiv.org/oai", pause=1)
     Source("https://oaipmh.arxiv.org/oai", pause=3)
+
+
+@pytest.mark.parametrize("pause", [float("inf"), float("nan"), 1e10, LONGEST_WAIT_SECONDS + 1, -1])
+def test_a_pause_that_cannot_be_made_is_refused(pause: float) -> None:
+    with pytest.raises(ArxivEmbedError, match=r"^A pause of .* s cannot be made: give --pause from 0 to 3,600 s\.$"):
+        Source("http://127.0.0.1:9/oai", pause=pause)
 
 
 def test_the_sets_are_found(repository: Repository) -> None:
