@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from arxiv_embed.fresh import unfinished_fresh_start
 from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import Listing, Shard, list_folder
+from arxiv_embed.metadata.shards import Listing, Shard, lies_in, list_folder
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import StoreError, open_store
 
@@ -53,7 +53,7 @@ class RunPlan:
     devices: tuple[Device, ...]
     shards: tuple[ShardPlan, ...]
     listed: frozenset[str]
-    """The keys of all shards in the folder, those beyond `--limit` too."""
+    """The keys of all shards in the folder, those beyond `--limit` and those that cannot be read for now too."""
     passed_over: tuple[str, ...]
     """Paths in the folder that hold no metadata known here."""
     has_store: bool
@@ -132,8 +132,13 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     held = _held_by_store(options.store, space)
     checkpoints = CheckpointStore(options.checkpoints)
     fresh = frozenset[str]() if options.fresh else unfinished_fresh_start(options.checkpoints, space.fingerprint)
-    plans = tuple(_plan_shard(shard, space, checkpoints, held or {}, options, fresh) for shard in shards)
+    plans = tuple(
+        _plan_shard(_as_it_was(shard, checkpoints, listing.unread), space, checkpoints, held or {}, options, fresh)
+        for shard in shards
+    )
     listed = frozenset(shard.key for shard in listing.shards)
+    if listing.unread:
+        listed |= {key for key in held or () if _unread_of(checkpoints.manifest(papers_key(key)), listing.unread)}
     return RunPlan(files, space, devices, plans, listed, listing.passed_over, held is not None, fresh)
 
 
@@ -148,6 +153,26 @@ def list_shards_of(options: RunOptions, settings: Settings) -> Listing:
     if not listing.shards:
         raise ArxivEmbedError(_nothing_usable(options.metadata_dir, listing.passed_over))
     return listing
+
+
+def _as_it_was(shard: Shard, checkpoints: CheckpointStore, unread: Collection[str]) -> Shard:
+    """A month of which some files cannot be read for now counts as unchanged, or their papers would leave the store;
+    where it is to be read all the same (a fresh start), that fails at the place, and says so."""
+    if not (unread and shard.is_month):
+        return shard
+    papers = checkpoints.manifest(papers_key(shard.key))
+    places = _unread_of(papers, unread)
+    if papers is None or not places:
+        return shard
+    return replace(shard, signature=papers.source.signature, files=(*shard.files, *places))
+
+
+def _unread_of(papers: Manifest | None, unread: Collection[str]) -> list[str]:
+    """The places in which nothing can be read for now, and some file of a papers checkpoint lies."""
+    if papers is None:
+        return []
+    files = (papers.details["file"], *papers.details.get("folders", ()))
+    return [place for place in unread if any(lies_in(file, [place]) for file in files)]
 
 
 def _plan_shard(

@@ -229,7 +229,12 @@ class Run:
                 "withdrawn": sum(paper.withdrawn for paper in content.papers),
             },
             run_id=self.run_id,
-            details={"folder": str(shard.folder), "file": shard.files[0], "limit": shard.limit},
+            details={
+                "folder": str(shard.folder),
+                "folders": sorted({file.rpartition("/")[0] for file in shard.files}),
+                "file": shard.files[0],
+                "limit": shard.limit,
+            },
         )
         return Checkpoint(manifest, contents)
 

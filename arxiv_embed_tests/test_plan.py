@@ -23,6 +23,7 @@ from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed.stores.protocol import StoreError
 from arxiv_embed.stores.rows import row_schema
+from arxiv_embed_tests.metadata.permissions import permissions_bind
 
 
 @pytest.fixture
@@ -56,7 +57,12 @@ def finish(options: RunOptions, settings: Settings, *keys: str, steps: int = 3) 
             source=Source(shard.signature, content.sha256),
             counts={"records": content.records, "papers": len(content.papers)},
             run_id="run",
-            details={"folder": str(shard.folder), "file": shard.files[0], "limit": shard.limit},
+            details={
+                "folder": str(shard.folder),
+                "folders": sorted({file.rpartition("/")[0] for file in shard.files}),
+                "file": shard.files[0],
+                "limit": shard.limit,
+            },
         )
         if steps < 2:
             continue
@@ -209,3 +215,29 @@ def test_the_identity_in_the_store_changes_with_either_checkpoint(options: RunOp
     write(options.metadata_dir, "b", 3)
     finish(options, settings, "b.jsonl", steps=2)
     assert steps(options, settings) == {"b.jsonl": (("store",), "not in the store")}
+
+
+def test_shards_of_which_some_files_cannot_be_read_for_now_stay_as_they_are(
+    options: RunOptions, settings: Settings
+) -> None:
+    folder = options.metadata_dir
+    (folder / "sub").mkdir()
+    write(folder / "sub", "d")
+    for place in ("2402.00001", "sub/2402.00002", "2403.00001"):
+        (folder / f"{place}.json").write_text('{"title": "A title", "abstract": "Some words"}')
+    keys = ("a.jsonl", "b.jsonl", "c.jsonl", "sub/d.jsonl", "month:2402", "month:2403")
+    finish(options, settings, *keys)
+    (folder / "2402.00003.json").write_text('{"title": "A title", "abstract": "Some words"}')
+    (folder / "2403.00001.json").unlink()
+    (folder / "2403.00002.json").write_text('{"title": "A title", "abstract": "Some words"}')
+    (folder / "sub").chmod(0o000)
+    with permissions_bind():
+        assert set(steps(options, settings)) == {"month:2403"}
+        assert plan_run(options, settings).listed == set(keys)
+        month = plan_run(replace(options, fresh=True), settings).of("month:2402").shard
+        with ShardReader() as reader, pytest.raises(ArxivEmbedError, match=r"sub could not be read"):
+            reader.load(month)
+    (folder / "sub").chmod(0o700)
+    assert set(steps(options, settings)) == {"month:2402", "month:2403"}
+    (folder / "sub" / "d.jsonl").unlink()
+    assert plan_run(options, settings).listed == set(keys) - {"sub/d.jsonl"}

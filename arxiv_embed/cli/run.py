@@ -159,11 +159,11 @@ def _intention(plan: RunPlan, options: RunOptions) -> str:
 
 
 def passed_over(plan: RunPlan) -> str:
-    """A line that names what was found in the folder and is no metadata."""
+    """A line that names what was found in the folder and is not taken."""
     names = plan.passed_over
     some = ", ".join(printable(name) for name in names[:NAMES_SHOWN])
     rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return f"passed over, as no metadata is in it: {some}{rest}"
+    return f"passed over, without metadata or not to be read: {some}{rest}"
 
 
 def shown(path: Path | str) -> str:

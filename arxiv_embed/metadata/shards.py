@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -75,41 +75,54 @@ class Source:
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder's shards, sorted by key, and the paths in it that hold no metadata known here."""
+    """A folder's shards, sorted by key, and what else is in it."""
 
     shards: tuple[Shard, ...]
     passed_over: tuple[str, ...]
+    """What holds no metadata known here, and in brackets why, where that is not the reason."""
+    unread: Mapping[str, str]
+    """The paths passed over as they cannot be read for now, and why: what was known below them is not gone."""
 
 
 def list_folder(folder: Path, *, shard_papers: int, index: Path, without: Collection[Path] = ()) -> Listing:
     """Every shard of `folder`, not looking into the folders `without`; `index` is where the cuts of large files are
     remembered.
 
-    Each file is looked at once. Raises `ArxivEmbedError` where there is no such folder, or one cannot be read.
+    Each file is looked at once. Raises `ArxivEmbedError` where there is no such folder, or it cannot be read; what
+    cannot be read in it is passed over, and a file that cannot be opened is a shard of which reading says why.
     """
     shards: list[Shard] = []
     passed_over: list[str] = []
-    for source in list_sources(folder, without=without, passed_over=passed_over):
-        found = shards_of(source, folder, shard_papers=shard_papers, index=index)
+    unread: dict[str, str] = {}
+    for source in list_sources(folder, without=without, passed_over=passed_over, unread=unread):
+        try:
+            found = shards_of(source, folder, shard_papers=shard_papers, index=index)
+        except OSError:
+            found = _shards_unread(source, folder.absolute(), shard_papers, index)
         shards.extend(found)
         if not found:
             passed_over.extend(source.files)
-    return Listing(tuple(sorted(shards, key=lambda shard: shard.key)), tuple(sorted(passed_over)))
+    passed_over.extend(f"{path} ({reason})" for path, reason in unread.items())
+    return Listing(tuple(sorted(shards, key=lambda shard: shard.key)), tuple(sorted(passed_over)), unread)
 
 
 def list_sources(
-    folder: Path, *, without: Collection[Path] = (), passed_over: list[str] | None = None
+    folder: Path,
+    *,
+    without: Collection[Path] = (),
+    passed_over: list[str] | None = None,
+    unread: dict[str, str] | None = None,
 ) -> Iterator[Source]:
     """The files and the months of `folder`, with one stat a file and nothing opened; not of the folders `without`.
 
-    Folders that are links are added to `passed_over`. Raises what `list_folder` does.
+    Folders that are links are added to `passed_over`; what cannot be read, with the reason, to `unread`, which is
+    complete before the first month comes. Raises what `list_folder` does.
     """
     folder = folder.absolute()
-    if not folder.is_dir():
-        raise ArxivEmbedError(f"There is no metadata folder {folder}: make it, or name another.")
     months: dict[str, list[str]] = {}
     passed_over = [] if passed_over is None else passed_over
-    for file in _files(folder, {os.path.realpath(path) for path in without}, passed_over):
+    unread = {} if unread is None else unread
+    for file in _files(folder, {os.path.realpath(path) for path in without}, passed_over, unread):
         if month := _month_of_single_paper(file):
             months.setdefault(month, []).append(f"{file.path}\0{file.signature}\n")
         else:
@@ -124,45 +137,64 @@ def list_sources(
 def shards_of(
     source: Source, folder: Path, *, shard_papers: int, index: Path, deadline: float | None = None
 ) -> tuple[Shard, ...]:
-    """What a source of `folder` is cut into; none where it holds no metadata known here. Raises `Unfinished` when a
-    large file is not cut by `deadline`, as `find_cuts` does."""
+    """What a source of `folder` is cut into; none where it holds no metadata known here. Raises `OSError` for a file
+    that cannot be read, and `Unfinished` when a large one is not cut by `deadline`, as `find_cuts` does."""
     folder = folder.absolute()
     if source.size is None:
         return (Shard(source.key, folder, source.signature, len(source.files), source.files),)
-    return tuple(_shards_of_file(folder, source, source.size, shard_papers, index, deadline))
+    [file] = source.files
+    form = sniff(folder / file)
+    return tuple(_shards_of_file(folder, source, form, shard_papers, index, deadline)) if form else ()
 
 
-def _files(top: Path, without: Collection[str], passed_over: list[str]) -> Iterator[_File]:
+def lies_in(path: str, places: Collection[str]) -> bool:
+    """Whether a path is one of these, or below one."""
+    while path and path not in places:
+        path = path.rpartition("/")[0]
+    return path != ""
+
+
+def _files(top: Path, without: Collection[str], passed_over: list[str], unread: dict[str, str]) -> Iterator[_File]:
     """The files of all folders below `top`, each with the one stat that it gets. Hidden ones are left alone; folders
-    that are links are not followed, and named in `passed_over`."""
+    that are links are not followed, and named in `passed_over`; what cannot be read is named in `unread`."""
     pending = [top]
     while pending:
         folder = pending.pop()
         prefix = "" if folder == top else folder.relative_to(top).as_posix() + "/"
-        with _scanned(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    if not without or os.path.realpath(entry.path) not in without:
-                        pending.append(folder / entry.name)
-                elif entry.is_dir():
-                    passed_over.append(prefix + entry.name + "/")
-                elif entry.is_file():
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
                     try:
+                        if entry.is_dir(follow_symlinks=False):
+                            if not without or os.path.realpath(entry.path) not in without:
+                                pending.append(folder / entry.name)
+                            continue
+                        if entry.is_dir():
+                            passed_over.append(f"{prefix}{entry.name}/ (a link)")
+                            continue
+                        if not entry.is_file():
+                            continue
                         stat = entry.stat()
                     except FileNotFoundError:
                         continue  # removed while the folder was listed
+                    except OSError as error:
+                        os.stat(f"{folder}/.")  # noqa: PTH116 - fails where it is the folder that cannot be entered
+                        unread[prefix + entry.name] = str(error.strerror)
+                        continue
                     yield _File(prefix + entry.name, stat.st_size, stat.st_mtime_ns)
+        except OSError as error:
+            if folder == top:
+                raise _unusable(top, error) from None
+            if not isinstance(error, FileNotFoundError):
+                unread[prefix.removesuffix("/")] = str(error.strerror)
 
 
-def _scanned(folder: Path) -> os._ScandirIterator[str]:
-    try:
-        return os.scandir(folder)
-    except OSError as error:
-        raise ArxivEmbedError(
-            f"The folder {folder} cannot be read ({error.strerror}): mend that, or move it away."
-        ) from None
+def _unusable(top: Path, error: OSError) -> ArxivEmbedError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ArxivEmbedError(f"There is no metadata folder {top}: make it, or name another.")
+    return ArxivEmbedError(f"The folder {top} cannot be read ({error.strerror}): mend that, or name another.")
 
 
 def _month_of_single_paper(file: _File) -> str | None:
@@ -176,32 +208,29 @@ def _month_of_single_paper(file: _File) -> str | None:
     return name[:4] if name[:4].isdecimal() else month_of(canonical_id(name)[0])
 
 
-def _shards_of_file(
-    folder: Path, source: Source, size: int, shard_papers: int, index: Path, deadline: float | None
-) -> Iterator[Shard]:
-    [file] = source.files
+def _shards_unread(source: Source, folder: Path, shard_papers: int, index: Path) -> tuple[Shard, ...]:
+    """Of a file that cannot be read: as it was cut before, or else whole."""
+    unknown = Format("plain", "lines")
     try:
-        form = sniff(folder / file)
+        return tuple(_shards_of_file(folder, source, unknown, shard_papers, index, None))
     except OSError:
-        form = Format("plain", "lines")  # reading it will fail, and say so
-    if form is None:
-        return
-    whole = Shard(
-        key=source.key,
-        folder=folder,
-        signature=source.signature,
-        records=1 if form.kind == "object" else max(1, size // TYPICAL_RECORD_BYTES[form.container]),
-        files=source.files,
-        format=form,
-    )
+        return (_whole(folder, source, unknown),)
+
+
+def _whole(folder: Path, source: Source, form: Format) -> Shard:
+    records = 1 if form.kind == "object" else max(1, (source.size or 0) // TYPICAL_RECORD_BYTES[form.container])
+    return Shard(source.key, folder, source.signature, records, source.files, form)
+
+
+def _shards_of_file(
+    folder: Path, source: Source, form: Format, shard_papers: int, index: Path, deadline: float | None
+) -> Iterator[Shard]:
+    [file], size = source.files, source.size or 0
+    whole = _whole(folder, source, form)
     if form.kind == "object" or size < shard_papers * LEAST_RECORD_BYTES[form.container]:
         yield replace(whole, records=min(whole.records, shard_papers))
         return
-    try:
-        cuts: Cuts = find_cuts(folder / file, form, source.signature, shard_papers, index, deadline)
-    except OSError:
-        yield whole  # likewise
-        return
+    cuts: Cuts = find_cuts(folder / file, form, source.signature, shard_papers, index, deadline)
     if cuts.records <= shard_papers:
         yield replace(whole, records=cuts.records)
         return

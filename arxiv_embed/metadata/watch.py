@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from arxiv_embed.metadata.keys import file_of
-from arxiv_embed.metadata.shards import Source
+from arxiv_embed.metadata.shards import Source, lies_in
 
 MONTH_WAITS = 3600.0
 """Seconds. New files may keep arriving in a month, and no file of one paper takes so long to write."""
@@ -48,8 +48,17 @@ class Look:
     removed: tuple[Removal, ...]
 
 
-def look_at(before: Mapping[str, Known], sources: Iterable[Source], now: float, most_removed: int) -> Look:
+def look_at(
+    before: Mapping[str, Known],
+    sources: Iterable[Source],
+    now: float,
+    most_removed: int,
+    unread: Collection[str] = (),
+) -> Look:
     """What has become of `before`; time in seconds. Of removals beyond `most_removed` the next look tells.
+
+    What was known of a file that lies in one of the places `unread`, or of a month with such a file, stays as it is.
+    `sources` may add to `unread` until they come to the first month, as `list_sources` does.
 
     A source is stable when two looks one after the other find the same signature; a month, at the latest
     `MONTH_WAITS` after its change was first seen.
@@ -66,9 +75,12 @@ def look_at(before: Mapping[str, Known], sources: Iterable[Source], now: float, 
             known[source.key] = Known(source.signature, now, None, names)
             first_seen += 1
             continue
-        if last.holds_metadata and last.names != names:
+        if last.names != names and (unread or last.holds_metadata):
             gone = set(_unpacked(last.names)).difference(source.files)
-            removed.extend([Removal(source.key, tuple(sorted(gone)))] if gone else [])
+            if any(lies_in(file, unread) for file in gone):
+                known[source.key] = last
+                continue
+            removed.extend([Removal(source.key, tuple(sorted(gone)))] if gone and last.holds_metadata else [])
         changed = source.signature != last.signature
         since = last.since
         if changed and (since is None or since > now):
@@ -80,7 +92,9 @@ def look_at(before: Mapping[str, Known], sources: Iterable[Source], now: float, 
             else:
                 writing += 1
     for key in sorted(before.keys() - known.keys()):
-        if before[key].holds_metadata:
+        if unread and any(lies_in(file, unread) for file in _files_of(key, before[key])):
+            known[key] = before[key]
+        elif before[key].holds_metadata:
             if len(removed) < most_removed:
                 removed.append(Removal(key))
             else:
@@ -92,6 +106,11 @@ def look_at(before: Mapping[str, Known], sources: Iterable[Source], now: float, 
 def taken(known: Mapping[str, Known], holding: Mapping[str, bool]) -> dict[str, Known]:
     """What is known once these sources were taken, and were found to hold metadata or not."""
     return dict(known) | {key: replace(known[key], since=None, holds_metadata=holds) for key, holds in holding.items()}
+
+
+def _files_of(key: str, known: Known) -> list[str]:
+    file = file_of(key)
+    return _unpacked(known.names) if file is None else [file]
 
 
 def _packed(files: Iterable[str]) -> str:

@@ -75,12 +75,15 @@ def list_shards(context: OpExecutionContext, config: Registration, embedding: Em
     new = register_shards(context.instance, keys)
     context.log.info(f"{len(keys)} shards, {new} of them new")
     gone = [key for key in context.instance.get_dynamic_partitions(METADATA_FILES) if key not in keys]
-    if config.forget_removed:
+    if not gone:
+        return
+    if config.forget_removed and not listing.unread:
         for key in gone:
             context.instance.delete_dynamic_partition(METADATA_FILES, key)
-    if gone:
-        done = "taken away" if config.forget_removed else "kept, as forget_removed is false"
-        context.log.info(f"{len(gone)} partitions have no shard in the folder any more: {done}")
+        done = "taken away"
+    else:
+        done = f"kept, as {next(iter(listing.unread))} cannot be read" if listing.unread else "kept"
+    context.log.info(f"{len(gone)} partitions have no shard in the folder any more: {done}")
 
 
 @job(description="Registers the metadata folder's shards, for a backfill to choose from; embeds nothing.")

@@ -5,7 +5,7 @@ Dagster reads the annotations of `context` as objects, so they are not postponed
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dagster import (
@@ -21,6 +21,7 @@ from dagster import (
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.tags import SENSOR_NAME_TAG
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.cuts import Unfinished
 from arxiv_embed.metadata.reading import shown
 from arxiv_embed.metadata.shards import Source, list_sources, shards_of
@@ -38,7 +39,8 @@ MOST_ADDED = 1_000
 """Partitions that a tick adds, as Dagster looks each up by itself; the run adds the others."""
 MOST_REMOVED = 500
 """Sources whose removal a tick reports; later ticks report the others."""
-FILES_NAMED = 3
+NAMED = 3
+STAY_IN_STORE = "its papers stay in the store; a command that removes them there is not offered yet."
 NOTHING: tuple[str, ...] = ()
 
 
@@ -55,26 +57,29 @@ def new_metadata(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     folder = settings.metadata_dir
     if folder is None:
         return SkipReason("No metadata folder is named: set ARXIV_EMBED_METADATA_DIR where Dagster is started.")
-    if not folder.is_dir():
-        return SkipReason(f"There is no metadata folder {folder}: make it, or set ARXIV_EMBED_METADATA_DIR to another.")
     states = States(settings.home / "watch", folder)
     before = states.load(context.cursor)
     if before.lost:
         context.log.warning(before.lost)
-    sources = list_sources(folder, without=[settings.home, settings.checkpoints, Path(settings.store)])
-    look = look_at(before.known, sources, time.time(), MOST_REMOVED)
+    passed_over: list[str] = []
+    unread: dict[str, str] = {}
+    written = [settings.home, settings.checkpoints, Path(settings.store)]
+    sources = list_sources(folder, without=written, passed_over=passed_over, unread=unread)
+    try:
+        look = look_at(before.known, sources, time.time(), MOST_REMOVED, unread)
+    except ArxivEmbedError as refused:
+        return SkipReason(str(refused))
     run = _run_under_way(context.instance) if look.ready else None
-    cut = {} if run else _cut(look.ready, folder, settings)
+    cut, closed = ({}, []) if run else _cut(look.ready, folder, settings)
     asked = [source for source in look.ready if cut.get(source.key, NOTHING) != NOTHING]
     emptied = [key for key, shards in cut.items() if shards == NOTHING and before.known[key].holds_metadata]
-    removed = [*look.removed, *map(Removal, emptied)]
-    registered = context.instance.get_dynamic_partitions(METADATA_FILES) if asked or removed else []
-    said = _said(look, before.known, cut, asked, sum(len(removal.files) or 1 for removal in removed), run)
+    registered = context.instance.get_dynamic_partitions(METADATA_FILES) if asked or emptied or look.removed else []
+    passed_over.extend(f"{path} ({reason})" for path, reason in unread.items())
+    said = _said(look, before.known, cut, asked, emptied, closed, passed_over, run)
     context.log.info(said)
-    pieces: dict[str, list[str]] = {}
-    for key in registered:
-        pieces.setdefault(key.partition("@")[0], []).append(key)
-    events = [event for removal in removed for event in _told(removal, pieces.get(removal.key, []), context)]
+    events = _told(look.removed, emptied, registered)
+    for text in dict.fromkeys(event.description for event in events):
+        context.log.warning(text)
     cursor = states.keep(before, taken(look.known, {key: shards != NOTHING for key, shards in cut.items()}))
     if not asked:
         return SensorResult(skip_reason=said, cursor=cursor, asset_events=events)
@@ -94,11 +99,14 @@ def _run_under_way(instance: DagsterInstance) -> str | None:
     return next((run.run_id for run in instance.get_runs(unfinished, limit=1)), None)
 
 
-def _cut(ready: Sequence[Source], folder: Path, settings: Settings) -> dict[str, tuple[str, ...] | None]:
-    """The keys of the shards of each source, and None for one that the run has to cut. Those for which the time does
-    not suffice are missing."""
+def _cut(
+    ready: Sequence[Source], folder: Path, settings: Settings
+) -> tuple[dict[str, tuple[str, ...] | None], list[str]]:
+    """The keys of the shards of each source, and None for one that the run has to cut; and the files that cannot be
+    read, with the reason. Those for which the time does not suffice are in neither."""
     deadline = time.monotonic() + CUTTING_SECONDS
     cut: dict[str, tuple[str, ...] | None] = {}
+    closed: list[str] = []
     for source in ready:
         try:
             shards = shards_of(
@@ -108,9 +116,11 @@ def _cut(ready: Sequence[Source], folder: Path, settings: Settings) -> dict[str,
         except Unfinished as unfinished:
             if not unfinished.goes_on:
                 cut[source.key] = None
+        except OSError as error:
+            closed.append(f"{source.files[0]} ({error.strerror})")
         if time.monotonic() >= deadline:
             break
-    return cut
+    return cut, closed
 
 
 def _run_key(cursor: str, asked: Sequence[Source]) -> str:
@@ -121,23 +131,32 @@ def _run_key(cursor: str, asked: Sequence[Source]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _told(removal: Removal, pieces: Sequence[str], context: SensorEvaluationContext) -> Iterator[AssetObservation]:
-    """An observation of the papers of each shard that it touches; `pieces` are the partitions of that source."""
-    if removal.files:
-        some = ", ".join(shown(file) for file in removal.files[:FILES_NAMED])
-        more = ", …" if len(removal.files) > FILES_NAMED else ""
-        text = (
-            f"Removed from {removal.key}: {len(removal.files):,} ({some}{more}); the next run reads it again, and "
-            "papers that no other file holds leave the store."
-        )
-    else:
-        text = (
-            f"{removal.key} was removed from the metadata folder: its papers stay in the store; a command that removes "
-            "them there is not offered yet."
-        )
-    context.log.warning(text)
-    for key in pieces or [removal.key]:
-        yield AssetObservation("papers", partition=key, description=text, metadata={"removed": len(removal.files) or 1})
+def _told(removed: Iterable[Removal], emptied: Iterable[str], registered: Iterable[str]) -> list[AssetObservation]:
+    """Observations of the papers of each shard whose file, or some of them, are gone or hold no metadata any more."""
+    pieces: dict[str, list[str]] = {}
+    for key in registered:
+        pieces.setdefault(key.partition("@")[0], []).append(key)
+    tidings = [(removal.key, _text_of(removal), {"removed": len(removal.files) or 1}) for removal in removed]
+    tidings += [(key, f"{key} holds no metadata any more: {STAY_IN_STORE}", {"emptied": 1}) for key in emptied]
+    return [
+        AssetObservation("papers", partition=shard, description=text, metadata=numbers)
+        for key, text, numbers in tidings
+        for shard in pieces.get(key, [key])
+    ]
+
+
+def _text_of(removal: Removal) -> str:
+    if not removal.files:
+        return f"{removal.key} was removed from the metadata folder: {STAY_IN_STORE}"
+    return (
+        f"Removed from {removal.key}: {len(removal.files):,} ({_named(removal.files)}); the next run reads it again, "
+        "and papers that no other file holds leave the store."
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    """A few of these."""
+    return ", ".join([*map(shown, names[:NAMED]), *(["…"] if len(names) > NAMED else [])])
 
 
 def _said(
@@ -145,7 +164,9 @@ def _said(
     before: Mapping[str, Known],
     cut: Mapping[str, tuple[str, ...] | None],
     asked: Sequence[Source],
-    removed: int,
+    emptied: Sequence[str],
+    closed: Sequence[str],
+    passed_over: Sequence[str],
     run: str | None,
 ) -> str:
     """What a tick has found, in one line."""
@@ -157,9 +178,16 @@ def _said(
         else:
             new += number
     shards = "shard" if new == 1 else "shards"
+    removed = sum(len(removal.files) or 1 for removal in look.removed)
     said = f"{new:,} new {shards}, {changed:,} changed, {look.writing:,} still being written, {removed:,} removed"
     if look.first_seen:
         said += f"; {look.first_seen:,} seen for the first time, to be looked at once more"
-    if waiting := len(look.ready) - len(cut):
+    if waiting := len(look.ready) - len(cut) - len(closed):
         said += f"; {waiting:,} wait for run {run[:8]} to end" if run else f"; {waiting:,} still to be cut"
+    if emptied:
+        said += f"; {len(emptied):,} without metadata now"
+    if closed:
+        said += f"; {len(closed):,} cannot be read: {_named(closed)}"
+    if passed_over:
+        said += f"; passed over: {_named(sorted(passed_over))}"
     return said

@@ -168,7 +168,7 @@ def test_what_lies_around_shadows_nothing_and_is_named(tmp_path: Path, small_fol
     home = small_folder / "home"
     first = arxiv_embed(home, *command, folder=small_folder)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "passed over, as no metadata is in it: numba.py, random.py\n" in first.stdout
+    assert "passed over, without metadata or not to be read: numba.py, random.py\n" in first.stdout
     assert arxiv_embed(home, *command, folder=small_folder).stdout.startswith("Nothing to do: 2 shards unchanged")
 
 

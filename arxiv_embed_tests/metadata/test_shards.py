@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata import cuts
 from arxiv_embed.metadata.paper import Reject
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import list_folder
+from arxiv_embed.metadata.shards import Listing, lies_in, list_folder, list_sources
 from arxiv_embed_tests.metadata.folders import (
     CONTAINERS,
     SHAPES,
@@ -24,6 +26,7 @@ from arxiv_embed_tests.metadata.folders import (
     record,
     shards_of,
 )
+from arxiv_embed_tests.metadata.permissions import permissions_bind
 
 
 def write_paper(folder: Path, name: str, **fields: object) -> None:
@@ -209,4 +212,156 @@ def test_a_folder_that_is_a_link_is_not_followed_and_is_named(folder: Path, tmp_
     (folder / "linked").symlink_to(folder)
     listing = list_folder(folder, shard_papers=10, index=tmp_path / "index")
     assert [shard.key for shard in listing.shards] == ["a.jsonl"]
-    assert listing.passed_over == ("linked/",)
+    assert listing.passed_over == ("linked/ (a link)",)
+    assert listing.unread == {}
+
+
+def listed(folder: Path) -> Listing:
+    return list_folder(folder, shard_papers=10, index=folder.with_name("index"))
+
+
+def folder_with_parts(folder: Path) -> Path:
+    """A file at the top and, in each of two folders, a file and a paper of one month."""
+    (folder / "a.jsonl").write_bytes(json_lines(records(3)))
+    for number, part in enumerate(["one", "two"], 1):
+        (folder / part).mkdir()
+        (folder / part / "b.jsonl").write_bytes(json_lines(records(3)))
+        write_paper(folder / part, f"2401.{number:05d}.json")
+    return folder
+
+
+def test_a_link_that_leads_nowhere_is_passed_over_with_the_reason_and_all_else_is_taken(folder: Path) -> None:
+    folder_with_parts(folder)
+    for loop in (folder / "loop.jsonl", folder / "one" / "loop.jsonl"):
+        loop.symlink_to(loop.name)
+    (folder / "long").symlink_to("x" * 300)
+    listing = listed(folder)
+    assert [shard.key for shard in listing.shards] == ["a.jsonl", "month:2401", "one/b.jsonl", "two/b.jsonl"]
+    assert listing.passed_over == (
+        "long (File name too long)",
+        "loop.jsonl (Too many levels of symbolic links)",
+        "one/loop.jsonl (Too many levels of symbolic links)",
+    )
+    assert set(listing.unread) == {"long", "loop.jsonl", "one/loop.jsonl"}
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o300, 0o400])
+def test_a_subfolder_that_may_not_be_read_or_entered_is_passed_over_with_the_reason_and_all_else_is_taken(
+    folder: Path, mode: int
+) -> None:
+    folder_with_parts(folder)
+    (folder / "one").chmod(mode)
+    with permissions_bind():
+        listing = listed(folder)
+    (folder / "one").chmod(0o700)
+    assert [(shard.key, shard.files) for shard in listing.shards] == [
+        ("a.jsonl", ("a.jsonl",)),
+        ("month:2401", ("two/2401.00002.json",)),
+        ("two/b.jsonl", ("two/b.jsonl",)),
+    ]
+    assert listing.passed_over == ("one (Permission denied)",)
+    assert listing.unread == {"one": "Permission denied"}
+
+
+def test_a_link_into_a_folder_that_may_not_be_entered_is_passed_over_with_the_reason(
+    folder: Path, tmp_path: Path
+) -> None:
+    folder_with_parts(folder)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "c.jsonl").write_bytes(json_lines(records(3)))
+    (folder / "c.jsonl").symlink_to(closed / "c.jsonl")
+    closed.chmod(0o000)
+    with permissions_bind():
+        listing = listed(folder)
+    closed.chmod(0o700)
+    assert [shard.key for shard in listing.shards] == ["a.jsonl", "month:2401", "one/b.jsonl", "two/b.jsonl"]
+    assert listing.passed_over == ("c.jsonl (Permission denied)",)
+    assert [shard.key for shard in listed(folder).shards][1] == "c.jsonl"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_subfolder_on_an_ill_disk_is_passed_over_with_the_reason_and_all_else_is_taken(
+    folder: Path, number: int, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ill:
+        """The entries of a folder, of which no more than the first few can be read."""
+
+        def __init__(self, path: Path) -> None:
+            if not after:
+                raise OSError(number, os.strerror(number))
+            self.left = after
+            self.entries = scandir(path)
+
+        def __enter__(self) -> Ill:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.entries.close()
+
+        def __iter__(self) -> Ill:
+            return self
+
+        def __next__(self) -> os.DirEntry[str]:
+            if not self.left:
+                raise OSError(number, os.strerror(number))
+            self.left -= 1
+            return next(self.entries)
+
+    folder_with_parts(folder)
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: Ill(path) if Path(path).name == "one" else scandir(path))
+    listing = listed(folder)
+    assert {"a.jsonl", "month:2401", "two/b.jsonl"} <= {shard.key for shard in listing.shards}
+    assert listing.unread == {"one": os.strerror(number)}
+
+
+def test_a_subfolder_that_is_removed_while_the_others_are_listed_is_not_named(folder: Path) -> None:
+    (folder / "a.jsonl").write_bytes(json_lines(records(3)))
+    (folder / "sub").mkdir()
+    (folder / "sub" / "b.jsonl").write_bytes(json_lines(records(3)))
+    unread: dict[str, str] = {}
+    sources = list_sources(folder, unread=unread)
+    assert next(sources).key == "a.jsonl"
+    shutil.rmtree(folder / "sub")
+    assert list(sources) == []
+    assert unread == {}
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o300, 0o400])
+def test_a_metadata_folder_that_may_not_be_read_or_entered_is_refused(folder: Path, mode: int) -> None:
+    folder_with_parts(folder)
+    folder.chmod(mode)
+    with permissions_bind(), pytest.raises(ArxivEmbedError, match=rf"{folder} cannot be read \(Permission denied\)"):
+        listed(folder)
+    folder.chmod(0o700)
+
+
+def test_a_metadata_folder_within_one_that_may_not_be_entered_is_refused(folder: Path) -> None:
+    folder.parent.chmod(0o000)
+    with permissions_bind(), pytest.raises(ArxivEmbedError, match=rf"{folder} cannot be read \(Permission denied\)"):
+        listed(folder)
+    folder.parent.chmod(0o700)
+
+
+def test_a_file_that_cannot_be_opened_keeps_its_shards_and_reading_them_says_why(folder: Path) -> None:
+    (folder / "large.jsonl").write_bytes(json_lines([record(f"0704.{i:04d}") for i in range(1, 26)]))
+    (folder / "small.jsonl").write_bytes(b"{}\n")
+    before = shards_of(folder, 10)
+    (folder / "new.jsonl").write_bytes(json_lines(records(25)))
+    for name in ("large.jsonl", "small.jsonl", "new.jsonl"):
+        (folder / name).chmod(0o000)
+    with permissions_bind(), ShardReader() as reader:
+        after = {shard.key: shard for shard in shards_of(folder, 10)}
+        assert set(after) == {*(shard.key for shard in before), "new.jsonl"}
+        assert [after[shard.key] for shard in before] == before
+        for shard in after.values():
+            with pytest.raises(ArxivEmbedError, match=r"could not be read \(Permission denied\)"):
+                reader.load(shard)
+
+
+def test_a_path_lies_in_a_place_or_below_it_and_in_none_that_only_begins_alike() -> None:
+    places = {"a/b", "c.jsonl"}
+    assert [path for path in ("a/b", "a/b/c", "a/b/c/d", "c.jsonl") if not lies_in(path, places)] == []
+    assert [path for path in ("a", "a/bc", "a/c", "b", "c.jsonl2", "d/a/b") if lies_in(path, places)] == []

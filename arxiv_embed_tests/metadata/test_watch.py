@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from arxiv_embed.metadata.shards import Source, list_sources, shards_of
+from arxiv_embed.metadata.shards import Source, list_sources
 from arxiv_embed.metadata.watch import MONTH_WAITS, Known, Look, look_at, taken
 
 FILES = ("a.jsonl", "b.jsonl")
@@ -163,6 +163,44 @@ def test_what_was_taken_and_is_gone_is_told_once(steps: Sequence[Step]) -> None:
             before = now
 
 
+@given(steps, st.sets(st.sampled_from([*FILES, *PAPERS]), min_size=1))
+def test_what_cannot_be_read_for_a_while_is_neither_removed_nor_changed_and_then_is_as_it_was(
+    steps: Sequence[Step], hidden: set[str]
+) -> None:
+    watcher = Watcher()
+    for step in steps:
+        watcher.take(step)
+    watcher.record(watcher.look())
+    seen = watcher.folder.sources()
+    before = watcher.known
+    held_back = {source.key for source in seen if hidden.intersection(source.files)}
+    watcher.folder.files = {name: version for name, version in watcher.folder.files.items() if name not in hidden}
+    for _ in range(2):
+        look = look_at(watcher.known, watcher.folder.sources(), watcher.now, 100, hidden)
+        assert look.removed == ()
+        assert held_back.isdisjoint(source.key for source in look.ready)
+        assert {key: look.known[key] for key in held_back} == {key: before[key] for key in held_back}
+        watcher.known = look.known
+    assert look_at(watcher.known, seen, watcher.now, 100) == look_at(before, seen, watcher.now, 100)
+
+
+def test_a_month_is_taken_once_all_of_it_can_be_read_again_and_then_tells_what_is_gone() -> None:
+    watcher = Watcher(Folder({"2401.00001.json": 1, "2401.00002.json": 1, "2401.00003.json": 1}))
+    watcher.tick()
+    assert watcher.tick() == [MONTH]
+    watcher.folder.files = {"2401.00002.json": 2}
+    for _ in range(3):
+        watcher.now += 2 * MONTH_WAITS
+        look = look_at(watcher.known, watcher.folder.sources(), watcher.now, 100, {"2401.00001.json"})
+        assert (look.ready, look.removed, look.writing) == ((), (), 0)
+        watcher.record(look)
+    watcher.folder.files = {"2401.00001.json": 1, "2401.00002.json": 2}
+    look = watcher.look()
+    assert [removal.files for removal in look.removed] == [("2401.00003.json",)]
+    watcher.record(look)
+    assert watcher.tick() == [MONTH]
+
+
 def test_many_removals_are_told_a_few_at_a_time_and_each_once() -> None:
     known = {f"{number:02d}": Known("1-1", None, True, "") for number in range(25)}
     told = []
@@ -224,9 +262,3 @@ def test_the_signature_of_a_month_is_of_its_files_sorted_by_path_as_checkpoints_
         listing.update(f"{file}\0{stat.st_size}-{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     [source] = list_sources(folder)
     assert source == Source(MONTH, listing.hexdigest(), tuple(sorted(files)))
-
-
-def test_a_large_file_that_is_removed_before_it_is_cut_is_one_shard_that_fails_by_itself(folder: Path) -> None:
-    gone = Source("a.jsonl", "1-1", ("a.jsonl",), 1 << 30)
-    [shard] = shards_of(gone, folder, shard_papers=10, index=folder.parent / "index")
-    assert shard.key == "a.jsonl"

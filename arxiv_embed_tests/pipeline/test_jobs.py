@@ -39,6 +39,16 @@ def test_a_shard_that_is_gone_fails_alone_and_says_how_its_partition_goes(
     assert execute("embed_shards", options, instance, shards=[SECOND]).success
 
 
+def test_no_partition_is_forgotten_while_some_of_the_folder_cannot_be_read(
+    options: RunOptions, instance: DagsterInstance
+) -> None:
+    (options.metadata_dir / FIRST).unlink()
+    loop = options.metadata_dir / "loop"
+    loop.symlink_to(loop)
+    assert register(options, instance, forget_removed=True).success
+    assert instance.get_dynamic_partitions(METADATA_FILES) == SHARDS
+
+
 @pytest.mark.usefixtures("pool")
 def test_what_was_done_of_a_forgotten_shard_is_there_when_its_file_is_back(
     options: RunOptions, instance: DagsterInstance

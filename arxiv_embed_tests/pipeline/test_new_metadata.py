@@ -40,6 +40,7 @@ from arxiv_embed.pipeline.sensors import new_metadata
 from arxiv_embed.settings import DEFAULT_SHARD_PAPERS, RunOptions, Settings
 from arxiv_embed_tests.conftest import REPOSITORY
 from arxiv_embed_tests.fake_pool import FakePool
+from arxiv_embed_tests.metadata.permissions import permissions_bind
 from arxiv_embed_tests.pipeline.runs import execute, materialized
 
 NOTHING_NEW = "0 new shards, 0 changed, 0 still being written, 0 removed"
@@ -360,15 +361,121 @@ def test_removed_files_of_a_month_are_told_by_their_names_and_the_month_is_asked
     assert len(daemon.observations("month:2401")) == 1
 
 
-def test_a_file_that_holds_metadata_no_longer_counts_as_removed(folder: Path, daemon: Daemon) -> None:
+@pytest.mark.parametrize("content", ["", "nothing"])
+def test_a_file_that_holds_metadata_no_longer_is_told_once_as_what_it_is(
+    folder: Path, daemon: Daemon, content: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     write(folder, "a.jsonl")
     daemon.tick()
     daemon.tick()
-    (folder / "a.jsonl").write_text("nothing")
+    (folder / "a.jsonl").write_text(content)
     daemon.tick()
-    assert daemon.tick() == "0 new shards, 0 changed, 0 still being written, 1 removed"
+    capfd.readouterr()
+    assert daemon.tick() == f"{NOTHING_NEW}; 1 without metadata now"
+    text = "a.jsonl holds no metadata any more: its papers stay in the store"
+    assert text in capfd.readouterr().err
     assert daemon.tick() == NOTHING_NEW
-    assert len(daemon.observations("a.jsonl")) == 1
+    [observation] = daemon.observations("a.jsonl")
+    assert text in (observation.description or "")
+    (folder / "a.jsonl").unlink()
+    assert daemon.tick() == NOTHING_NEW
+
+
+def test_a_bad_entry_is_named_in_each_tick_and_all_else_is_taken(folder: Path, daemon: Daemon) -> None:
+    write(folder, "a.jsonl", "sub/2401.00001.json")
+    (folder / "loop.jsonl").symlink_to("loop.jsonl")
+    (folder / "linked").symlink_to(folder / "sub")
+    (folder / "lost+found").mkdir(mode=0o000)
+    said = (
+        "; passed over: linked/ (a link), loop.jsonl (Too many levels of symbolic links), "
+        "lost+found (Permission denied)"
+    )
+    with permissions_bind():
+        assert daemon.tick() == f"{NOTHING_NEW}; 2 seen for the first time, to be looked at once more{said}"
+        assert daemon.tick() == "run"
+        assert daemon.partitions == ["a.jsonl", "month:2401"]
+        assert daemon.tick() == NOTHING_NEW + said
+        for name in ("l1", "l2"):
+            (folder / name).symlink_to(name)
+        assert daemon.tick().endswith(
+            "; passed over: l1 (Too many levels of symbolic links), l2 (Too many levels of symbolic links), "
+            "linked/ (a link), …"
+        )
+
+
+def test_what_lies_below_a_folder_that_cannot_be_read_for_now_is_not_removed_and_not_asked_for(
+    folder: Path, daemon: Daemon
+) -> None:
+    write(folder, "a.jsonl", "b.jsonl", "2401.00001.json")
+    write(folder, "sub/c.jsonl", "sub/2401.00002.json", "sub/2402.00001.json")
+    daemon.tick()
+    daemon.tick()
+    (folder / "sub").chmod(0o000)
+    with permissions_bind():
+        for _ in range(2):
+            assert daemon.tick() == f"{NOTHING_NEW}; passed over: sub (Permission denied)"
+        (folder / "b.jsonl").unlink()
+        assert "1 removed; passed over: sub (Permission denied)" in daemon.tick()
+        (folder / "sub").chmod(0o700)
+        assert daemon.tick() == NOTHING_NEW
+    assert len(daemon.run_keys) == 1
+    for shard in ("sub/c.jsonl", "month:2401", "month:2402"):
+        assert daemon.observations(shard) == []
+    (folder / "sub" / "c.jsonl").unlink()
+    assert daemon.tick().endswith("1 removed")
+
+
+def test_a_file_that_cannot_be_read_is_named_holds_up_no_other_and_is_asked_for_once_it_can_be(
+    folder: Path, daemon: Daemon, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, "a.jsonl", "closed.jsonl")
+    (folder / "closed.jsonl").chmod(0o000)
+    cannot = "; 1 cannot be read: closed.jsonl (Permission denied)"
+    with permissions_bind():
+        daemon.tick()
+        capfd.readouterr()
+        assert daemon.tick() == "run"
+        assert f"1 new shard, 0 changed, 0 still being written, 0 removed{cannot}" in capfd.readouterr().err
+        assert daemon.partitions == ["a.jsonl"]
+        for _ in range(2):
+            assert daemon.tick() == NOTHING_NEW + cannot
+        (folder / "closed.jsonl").chmod(0o600)
+        assert daemon.tick() == "run"
+        assert daemon.partitions == ["a.jsonl", "closed.jsonl"]
+        assert daemon.tick() == NOTHING_NEW
+    assert len(daemon.run_keys) == 2
+
+
+def test_a_changed_file_that_cannot_be_read_is_neither_emptied_nor_taken_until_it_can_be(
+    folder: Path, daemon: Daemon
+) -> None:
+    write(folder, "a.jsonl")
+    daemon.tick()
+    daemon.tick()
+    write(folder, "a.jsonl")
+    (folder / "a.jsonl").chmod(0o000)
+    with permissions_bind():
+        daemon.tick()
+        assert daemon.tick() == f"{NOTHING_NEW}; 1 cannot be read: a.jsonl (Permission denied)"
+    (folder / "a.jsonl").chmod(0o600)
+    assert daemon.tick() == "run"
+    assert daemon.observations("a.jsonl") == []
+
+
+def test_a_metadata_folder_that_cannot_be_read_is_said_and_nothing_in_it_counts_as_removed(
+    folder: Path, daemon: Daemon
+) -> None:
+    write(folder, "a.jsonl")
+    daemon.tick()
+    daemon.tick()
+    for mode in (0o000, 0o400):
+        folder.chmod(mode)
+        with permissions_bind():
+            assert (
+                daemon.tick() == f"The folder {folder} cannot be read (Permission denied): mend that, or name another."
+            )
+        folder.chmod(0o700)
+        assert daemon.tick() == NOTHING_NEW
 
 
 def test_a_large_file_is_cut_over_several_ticks_each_going_on_where_the_last_one_came(
