@@ -111,10 +111,13 @@ def test_one_service_builds_the_image_that_the_others_share() -> None:
         assert (SERVICES[name]["image"], SERVICES[name]["pull_policy"]) == (SERVICES["code"]["image"], "never")
 
 
-def test_metadata_is_mounted_for_reading_only_and_all_writing_goes_to_named_volumes() -> None:
+def test_metadata_is_mounted_for_reading_only_unless_asked_otherwise_and_all_writing_goes_to_named_volumes() -> None:
     mounts = [volume for service in SERVICES.values() for volume in service["volumes"]]
     bound = [volume for volume in mounts if isinstance(volume, dict)]
-    assert [(volume["target"], volume["read_only"]) for volume in bound] == [("/metadata", True)]
+    assert [(volume["target"], volume["read_only"]) for volume in bound] == [("/metadata", "true")]
+    writable = filled(written(COMPOSE_FILE), {**PASSWORD, "ARXIV_EMBED_METADATA_READ_ONLY": "false"})
+    [mount] = [volume for volume in writable["services"]["code"]["volumes"] if isinstance(volume, dict)]
+    assert mount["read_only"] == "false"
     named = {volume.partition(":")[0] for volume in mounts if isinstance(volume, str)}
     assert named == set(WITH_GPUS["volumes"])
     assert all(SERVICES[name]["read_only"] for name in ("code", "webserver", "daemon"))
