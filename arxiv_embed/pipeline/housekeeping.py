@@ -9,12 +9,21 @@ from functools import partial
 from dagster import Failure, OpExecutionContext, ScheduleDefinition, in_process_executor, job, op
 
 from arxiv_embed.checkpoint.lock import Locked
-from arxiv_embed.checkpoint.quarantine import Damage
+from arxiv_embed.checkpoint.quarantine import NEWEST_WHOLE, Damage
 from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.checks import CHECKSUM, CheckResult
 from arxiv_embed.errors import ArxivEmbedError, sentence
 from arxiv_embed.history import history_path, load_history
+from arxiv_embed.pipeline.materializations import checked_materialization, evaluation
 from arxiv_embed.pipeline.notifications import FAILED
-from arxiv_embed.pipeline.pruning import old_runs, prune_run, purge_ticks
+from arxiv_embed.pipeline.pruning import (
+    give_back_space,
+    old_runs,
+    prune_run,
+    purge_ticks,
+    remove_records,
+    remove_superseded,
+)
 from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.pipeline.resources import EmbeddingResource
 from arxiv_embed.settings import settings_from_environment
@@ -26,7 +35,8 @@ NAMED = 5
 @op
 def read_all_checkpoints(context: OpExecutionContext, embedding: EmbeddingResource) -> None:
     """Reads every byte of all generations, segments and the history. What is damaged is set aside, as a run that meets
-    it does, so that its backup is used; it is an observation of its asset, and the run fails, so that it is seen."""
+    it does, so that its backup is used; it is an observation of its asset (and a failed check of embeddings, unless it
+    was but their backup), and the run fails, so that it is seen."""
     settings = settings_from_environment()
     reporter = Reporter(context)
     damages: list[Damage] = []
@@ -36,6 +46,10 @@ def read_all_checkpoints(context: OpExecutionContext, embedding: EmbeddingResour
         reporter.say(str(damage))
         if damage.asset:
             reporter.damaged(damage)
+        if damage.asset == CHECKSUM.asset and damage.remedy != NEWEST_WHOLE:
+            newest = reporter.ask(lambda: checked_materialization(damage.asset, damage.shard, context.instance))
+            failed = CheckResult(CHECKSUM, f"{damage.file} is damaged: {damage.reason}")
+            reporter.log(evaluation(failed, damage.shard, newest))
 
     items = read = 0
     try:
@@ -87,18 +101,25 @@ def optimize_store(context: OpExecutionContext, embedding: EmbeddingResource) ->
 
 @op
 def prune_old_records(context: OpExecutionContext) -> None:
-    """Removes what Dagster has kept of runs, ticks and logs for longer than ARXIV_EMBED_KEEP_DAYS, but for what says
-    how partitions and attempts stand."""
-    before = datetime.now(UTC) - timedelta(days=settings_from_environment().keep_days)
-    reporter = Reporter(context)
+    """Removes what is kept of runs, ticks and logs that are older than ARXIV_EMBED_KEEP_DAYS, but for what says how
+    partitions and attempts stand."""
+    settings, instance, reporter = settings_from_environment(), context.instance, Reporter(context)
+    before = datetime.now(UTC) - timedelta(days=settings.keep_days)
     try:
-        runs = reporter.ask(lambda: old_runs(context.instance, before))
-        removed = [reporter.ask(partial(prune_run, context.instance, run_id)) for run_id in runs]
-        reporter.ask(lambda: purge_ticks(context.instance, before))
+        runs = reporter.ask(lambda: old_runs(instance, before))
+        superseded = reporter.ask(lambda: remove_superseded(instance, runs, before))
+        removed = [reporter.ask(partial(prune_run, instance, run)) for run in runs]
+        reporter.ask(lambda: purge_ticks(instance, before))
+        reporter.ask(lambda: give_back_space(instance))
+        records = remove_records(settings, before)
     except ArxivEmbedError as error:
         raise Failure(sentence(error), allow_retries=False) from error
-    whole = sum(one.whole for one in removed)
-    numbers = {"runs deleted": whole, "runs pruned": len(removed) - whole, "lines": sum(one.rows for one in removed)}
+    numbers = {
+        "runs deleted": sum(one.whole for one in removed),
+        "superseded events": superseded,
+        "lines": sum(one.rows for one in removed),
+        "records of runs": records,
+    }
     context.add_output_metadata(numbers)
 
 
@@ -112,7 +133,7 @@ def tend_store() -> None:
     optimize_store()
 
 
-@job(executor_def=in_process_executor, description="Removes Dagster's records of old runs, but for what is of use.")
+@job(executor_def=in_process_executor, description="Removes the records of old runs, but for what is of use.")
 def prune_records() -> None:
     prune_old_records()
 
