@@ -102,7 +102,7 @@ def failed_shards(context: SensorEvaluationContext) -> SensorResult:
     there = _there(due, settings)
     for case in due:
         before = asked.get(case.key, NEVER)
-        asked[case.key] = Asked(case.state, before.times + 1, now)
+        asked[case.key] = Asked(case.state, before.times + (case in there), now)
     cursor = json.dumps({key: [count.state, count.times, count.last] for key, count in asked.items()})
     lasting = sum(failure.kind not in PASSING for failure in failures)
     said = _summary(cases, asked, due, there, lasting)
@@ -110,7 +110,7 @@ def failed_shards(context: SensorEvaluationContext) -> SensorResult:
         return SensorResult(skip_reason=said, cursor=cursor)
     context.log.info(said)
     retry = sorted({case.shard for case in there if case.shard})
-    config = {"retry": retry, "nothing_else": all(case.shard for case in there)}
+    config = {"retry": retry, "nothing_else": all(case.shard for case in cases)}
     request = RunRequest(
         job_name=embed_pending.name,
         run_key=_digest(there, asked),

@@ -49,7 +49,7 @@ def read_all_checkpoints(context: OpExecutionContext, embedding: EmbeddingResour
         if damage.asset == CHECKSUM.asset and damage.remedy != NEWEST_WHOLE:
             newest = reporter.ask(lambda: checked_materialization(damage.asset, damage.shard, context.instance))
             failed = CheckResult(CHECKSUM, f"{damage.file} is damaged: {damage.reason}")
-            reporter.log(evaluation(failed, damage.shard, newest))
+            reporter.log(evaluation(failed, damage.shard, damage.space, newest))
 
     items = read = 0
     try:
@@ -110,7 +110,8 @@ def prune_old_records(context: OpExecutionContext) -> None:
         superseded = reporter.ask(lambda: remove_superseded(instance, runs, before))
         removed = [reporter.ask(partial(prune_run, instance, run)) for run in runs]
         reporter.ask(lambda: purge_ticks(instance, before))
-        reporter.ask(lambda: give_back_space(instance))
+        if superseded or any(one.rows or one.whole for one in removed):
+            reporter.ask(lambda: give_back_space(instance))
         records = remove_records(settings, before)
     except ArxivEmbedError as error:
         raise Failure(sentence(error), allow_retries=False) from error

@@ -22,7 +22,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from arxiv_embed.checkpoint.lock import is_held
 from arxiv_embed.processes import began
-from arxiv_embed.record import ProgressReader, has_ended, progress_path
+from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.runs import LOCK, close_record, killed_runs
 from arxiv_embed.settings import Settings, settings_from_environment
 
@@ -82,8 +82,6 @@ def _is_gone(instance: DagsterInstance, run: DagsterRun, settings: Settings, *, 
     if (settings.runs / run.run_id / LOCK).exists():
         return False  # of the command line, and alive
     record = progress_path(settings, run.run_id)
-    if record.exists() and has_ended(record):
-        return False  # and about to say so
     process = ProgressReader(record).poll().process
     if process is not None:
         return process.is_gone and not is_held(record)  # a step may outlive its run by a moment, and still write

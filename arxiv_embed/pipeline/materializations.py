@@ -36,6 +36,7 @@ from arxiv_embed.run import Report, Run
 from arxiv_embed.stores.protocol import PAPER_CHUNK
 
 REJECTS_SHOWN = 20
+SPACE = "space"
 
 
 def materialization(report: Report, run: Run) -> AssetMaterialization:
@@ -69,14 +70,14 @@ def checked_materialization(
 
 
 def evaluation(
-    result: CheckResult, shard: str, about: AssetCheckEvaluationTargetMaterializationData | None
+    result: CheckResult, shard: str, space: str, about: AssetCheckEvaluationTargetMaterializationData | None
 ) -> AssetCheckEvaluation:
-    """The event of a check of a shard."""
+    """The event of a check of a shard; `space` is the fingerprint of the one that it was done in."""
     return AssetCheckEvaluation(
         check_name=result.check.name,
         asset_key=AssetKey(result.check.asset),
         passed=result.passed,
-        metadata=result.numbers,
+        metadata={**result.numbers, SPACE: space},
         target_materialization_data=about,
         severity=AssetCheckSeverity.ERROR if result.check.blocking else AssetCheckSeverity.WARN,
         description=result.why or None,
@@ -85,14 +86,15 @@ def evaluation(
     )
 
 
-def last_evaluation(check: Check, shard: str, instance: DagsterInstance) -> AssetCheckEvaluation | None:
-    """What a check has found of a shard when it looked last."""
+def last_evaluation(check: Check, shard: str, space: str, instance: DagsterInstance) -> AssetCheckEvaluation | None:
+    """What a check has found of a shard when it looked last, if that was in the same space."""
     key = AssetCheckKey(AssetKey(check.asset), check.name)
     done = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
     found = instance.event_log_storage.get_asset_check_execution_history(
         key, limit=1, status=done, partition_filter=PartitionKeyFilter(key=shard)
     )
-    return found[0].evaluation if found else None
+    last = found[0].evaluation if found else None
+    return last if last and SPACE in last.metadata and last.metadata[SPACE].value == space else None
 
 
 def _of_papers(report: PapersRead, run: Run) -> RawMetadataMapping:

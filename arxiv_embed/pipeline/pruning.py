@@ -34,6 +34,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME as INDEX
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import deserialize_value
+from dagster_shared.serdes.errors import DeserializationError
 
 from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
 from arxiv_embed.checkpoint.lock import is_held
@@ -170,10 +171,13 @@ def _about(row: Any) -> tuple[str | None, ...]:
     of_partition = (row.dagster_event_type, row.asset_key, row.partition)
     if row.dagster_event_type != OBSERVATION:
         return of_partition
-    observation = deserialize_value(row.observation, EventLogEntry).asset_observation
-    if observation is None:
-        return of_partition
-    if ATTEMPT in observation.metadata:
+    try:
+        observation = deserialize_value(row.observation, EventLogEntry).asset_observation
+    except DeserializationError:
+        observation = None
+    if observation is None:  # by a version that wrote it differently: it stays
+        return *of_partition, str(row.id)
+    if ATTEMPT in observation.metadata and SPACE in observation.metadata:
         return ATTEMPT, row.partition, str(observation.metadata[SPACE].value)
     return *of_partition, *sorted(observation.metadata), *sorted(observation.tags)
 

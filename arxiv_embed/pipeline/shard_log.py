@@ -63,11 +63,12 @@ class ShardLog:
         """What a shard has of an asset was looked at. A check that did not look, as the store's rows are what they
         were, has found what it found before: Dagster forgets that with each materialization."""
         about = self._reporter.ask(lambda: checked_materialization(asset, shard, self._instance))
-        evaluations = [evaluation(result, shard, about) for result in results]
+        space = self._run.space.fingerprint
+        evaluations = [evaluation(result, shard, space, about) for result in results]
         looked = {result.check for result in results}
         for check in CHECKS:
             if check.asset == asset and check not in looked and shard in self._unchanged:
-                last = self._reporter.ask(partial(last_evaluation, check, shard, self._instance))
+                last = self._reporter.ask(partial(last_evaluation, check, shard, space, self._instance))
                 evaluations.extend([replace(last, target_materialization_data=about)] if last else [])
         for one in evaluations:
             self._reporter.log(one)

@@ -268,6 +268,25 @@ def test_what_a_run_would_not_find_is_not_asked_for(clock: Clock) -> None:
     assert clock.asked(LATER) == [FIRST]
 
 
+def test_what_a_stopped_run_has_left_is_not_forgotten_for_a_shard_that_is_due_before(clock: Clock) -> None:
+    observe(clock.instance, FIRST)
+    clock.tick(WAITS[0] - 60)
+    begin_run(clock.instance, DagsterRunStatus.FAILURE, **{STOPPED_FOR: "transient"})
+    request = request_of(clock.tick(120))
+    assert request is not None
+    config = request.run_config["ops"]["embed_what_remains"]["config"]
+    assert config == {"retry": [FIRST], "nothing_else": False}
+
+
+def test_a_folder_that_is_away_uses_up_no_asking(clock: Clock, small_folder: Path) -> None:
+    observe(clock.instance, FIRST)
+    away = small_folder.rename(small_folder.with_name("away"))
+    for _ in WAITS:
+        assert clock.asked(LATER) is None
+    away.rename(small_folder)
+    assert clock.asked(LATER) == [FIRST]
+
+
 def test_more_shards_than_one_run_is_given_come_in_the_next(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensor_module, "SHARDS_AT_ONCE", 1)
     observe(clock.instance, FIRST)
@@ -328,6 +347,21 @@ def test_the_run_that_is_asked_for_does_what_was_given_up_and_nothing_else(
     assert execute_request(request, options, clock.instance)
     assert clock.said(LATER) == "Nothing has failed."
     assert materialized(clock.instance, "vector_store") == {FIRST}
+
+
+def test_a_run_of_some_shards_does_not_end_a_fresh_start_of_all(
+    options: RunOptions, clock: Clock, pool: FakePool
+) -> None:
+    assert execute("embed_pending", options, clock.instance).success
+    before = len(pool.embedded)
+    options = replace(options, attempts=1)
+    pool.fail_on = "Numerical solution of shock"
+    assert not execute("embed_pending", replace(options, fresh=True), clock.instance).success
+    pool.fail_on = ""
+    config = {"embed_what_remains": {"config": {"retry": [FIRST], "nothing_else": True}}}
+    assert execute_request(RunRequest(run_config={"ops": config}), options, clock.instance)
+    assert execute("embed_pending", replace(options, attempts=3), clock.instance).success
+    assert len(pool.embedded) - before == 6 + 5
 
 
 def test_a_shard_whose_changed_source_goes_through_is_not_asked_for(

@@ -168,25 +168,28 @@ def test_a_run_without_a_record_is_gone_with_its_processes_where_they_would_be_o
         assert statuses(instance) == [DagsterRunStatus.FAILURE if told else DagsterRunStatus.STARTED]
 
 
-def test_a_run_that_ended_in_order_since_it_was_listed_is_left_alone(
+def test_a_run_that_has_told_dagster_of_its_end_since_it_was_listed_is_left_alone(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process is gone; one has told Dagster already, the other has only written its record."""
+    """The process of both is gone; one was killed between its record's end and Dagster's."""
     with DagsterInstance.ephemeral() as instance:
-        runs = [instance.create_run_for_job(embed_pending, status=DagsterRunStatus.STARTED) for _ in range(2)]
+        told_dagster, killed = (
+            instance.create_run_for_job(embed_pending, status=DagsterRunStatus.STARTED) for _ in range(2)
+        )
         listed = instance.get_runs()
         process = {"host": gethostname(), "pid": NO_PROCESS, "started": ""}
-        for run in runs:
+        for run in (told_dagster, killed):
             with ProgressWriter(progress_path(settings, run.run_id)) as writer:
                 writer.write(RunStarted(run.run_id, "", [], 0, 0, "", "", [], "", process))
                 writer.write(RunFinished("done", "", 1.0))
-        instance.report_run_canceled(runs[0])
+        instance.report_run_canceled(told_dagster)
         monkeypatch.setattr(instance, "get_runs", lambda *filters: listed)
         told: list[str] = []
         report_killed_runs(instance, settings, told.append, beside=True)
         monkeypatch.undo()
-        assert told == []
-        assert set(statuses(instance)) == {DagsterRunStatus.STARTED, DagsterRunStatus.CANCELED}
+        assert told == [f"Run {killed.run_id} was killed."]
+        ends = {run.run_id: run.status for run in instance.get_runs()}
+        assert ends == {told_dagster.run_id: DagsterRunStatus.CANCELED, killed.run_id: DagsterRunStatus.FAILURE}
 
 
 def test_a_process_that_was_given_the_number_of_an_earlier_one_is_not_taken_for_it() -> None:
