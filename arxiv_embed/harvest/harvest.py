@@ -179,6 +179,7 @@ class _Harvest:
             announced=progress.announced if short else None,
             begun_again=progress.begun_again,
             set=request.set or "",
+            day=progress.first_day,
         )
         if not (self.done and _is_as_short(harvested, self.done[-1])):
             return harvested
@@ -225,14 +226,14 @@ def _new_through(progress: Progress, short: bool, done: Sequence[Harvested]) -> 
 
 
 def _is_as_short(harvested: Harvested, last: Harvested) -> bool:
-    """Whether two lists of the same days ended at the same place before their announced ends: with as many records, or,
-    where new ones have come meanwhile, with as many missing. OAI-PMH lets a repository announce an estimate."""
-    if not (harvested.announced and last.announced):
+    """Whether two lists of the same days, asked for on different days, ended as far before their announced ends.
+    OAI-PMH lets a repository announce an estimate; one that loses its last page for an hour does not do so at another
+    day with the same number of records missing."""
+    if not (harvested.announced and last.announced) or harvested.begun_again or last.begun_again:
         return False
-    if (harvested.since, harvested.until) != (last.since, last.until):
+    if (harvested.since, harvested.until) != (last.since, last.until) or harvested.day == last.day:
         return False
-    missing = [one.announced - one.records for one in (harvested, last) if one.announced and not one.begun_again]
-    return harvested.records == last.records or (len(missing) == 2 and missing[0] == missing[1])
+    return harvested.announced - harvested.records == last.announced - last.records
 
 
 def _once(records: Iterable[bytes]) -> Iterator[bytes]:

@@ -94,6 +94,8 @@ class Harvested:
     announced: int | None
     begun_again: int
     set: str | None = None
+    day: str = ""
+    """When it was begun, by the repository's clock, UTC."""
 
     def to_json(self) -> str:
         return seal(asdict(self))

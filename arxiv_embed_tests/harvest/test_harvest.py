@@ -24,6 +24,8 @@ from arxiv_embed_tests.harvest.harvests import ALL, harvest_now, harvested_recor
 from arxiv_embed_tests.harvest.repository import Record, Repository, deleted, often, recorded
 from arxiv_embed_tests.metadata.folders import papers_in, read_folder, reasons_in, shards_of
 
+NEXT_DAY = "2016-03-10T04:00:00Z"
+
 
 @pytest.fixture
 def repository(records: list[Record]) -> Iterator[Repository]:
@@ -239,7 +241,7 @@ def test_a_list_that_ends_early_at_the_same_place_again_was_announced_by_an_esti
 ) -> None:
     repository.short_by = 1
     first = harvest_now(repository, folder)
-    repository.date = "2016-03-10T04:00:00Z"
+    repository.date = NEXT_DAY
     notes: list[str] = []
     second = harvest_now(repository, folder, None, note=notes.append)
     assert [asked["from"] for asked in repository.lists_asked] == [ALL, ALL]
@@ -250,32 +252,35 @@ def test_a_list_that_ends_early_at_the_same_place_again_was_announced_by_an_esti
     assert repository.lists_asked[-1]["from"] == "2016-03-08"
 
 
-@pytest.mark.parametrize(("came", "short_by"), [(310, 1), (300, 5)])
-def test_an_estimate_is_known_again_when_records_have_come_or_it_has_changed(
-    records: list[Record], repository: Repository, folder: Path, came: int, short_by: int
+def test_an_estimate_is_known_again_when_records_have_come(
+    records: list[Record], repository: Repository, folder: Path
 ) -> None:
     repository.short_by = 1
     harvest_now(repository, folder)
-    repository.records, repository.short_by = records[:came], short_by
+    repository.records, repository.date = records[:310], NEXT_DAY
     harvested = harvest_now(repository, folder, None)
-    assert (harvested.announced, harvested.through, harvested.records) == (None, "2016-03-09", came)
+    assert (harvested.announced, harvested.through, harvested.records) == (None, "2016-03-10", 310)
 
 
-@pytest.mark.parametrize("change", ["ends elsewhere", "other days", "once complete"])
+@pytest.mark.parametrize("change", ["ends elsewhere", "other days", "once complete", "the same day", "more announced"])
 def test_a_list_that_is_cut_off_is_not_believed(repository: Repository, folder: Path, change: str) -> None:
     repository.short_by = 7
     harvest_now(repository, folder)
     since = ALL
+    if change != "the same day":
+        repository.date = NEXT_DAY
     if change == "ends elsewhere":
         repository.records, repository.short_by = repository.records[:200], 107
     elif change == "other days":
         since = "2007-01-02"
-    else:
+    elif change == "more announced":
+        repository.short_by = 9
+    elif change == "once complete":
         repository.short_by = 0
         harvest_now(repository, folder)
         repository.short_by = 7
     harvested = harvest_now(repository, folder, since)
-    assert harvested.announced == 307
+    assert harvested.announced == 300 + (9 if change == "more announced" else 7)
 
 
 # Interruption
