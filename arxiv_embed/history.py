@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -183,19 +183,19 @@ def refresh_history(
     *,
     store_url: str,
     checkpoints: CheckpointStore,
-    space: str | None,
+    spaces: Collection[str] | None,
     failed: Mapping[str, FailedShard] | None,
     on_damage: Callable[[Damage], object] | None = None,
 ) -> History:
     """Takes in what is new since the last refresh, and writes the document with the one before as its backup.
 
-    `space` is a fingerprint, None for all; `failed` None leaves `failed_files` as the document has them. Raises
+    `spaces` are fingerprints, None for all; `failed` None leaves `failed_files` as the document has them. Raises
     `NoSpace`, `NotWritable` or `DiskFault` where it cannot be written, `Locked` where another refresh takes too long.
     """
     path, database = history_path(settings, store_url), database_of(store_url)
     with FileLock(path.with_suffix(".lock"), f"The history of {database}", WAIT_SECONDS):
         history = load_history(path, on_damage) or History(database)
-        _bring_up_to_date(history, settings, checkpoints, space)
+        _bring_up_to_date(history, settings, checkpoints, spaces)
         if failed is not None:
             history.failed_files = {writable(shard): _described(failure) for shard, failure in sorted(failed.items())}
         with contextlib.suppress(DamagedFile):  # nothing damaged takes the place of a good backup
@@ -212,17 +212,19 @@ def present_history(settings: Settings, *, store_url: str, checkpoints: Checkpoi
     return history
 
 
-def _bring_up_to_date(history: History, settings: Settings, checkpoints: CheckpointStore, space: str | None) -> None:
+def _bring_up_to_date(
+    history: History, settings: Settings, checkpoints: CheckpointStore, spaces: Collection[str] | None
+) -> None:
     history.take_in(settings.runs)
-    history.processed_files = processed_files(checkpoints, space)
+    history.processed_files = processed_files(checkpoints, spaces)
     history.last_update = as_iso(time.time())
 
 
-def processed_files(checkpoints: CheckpointStore, space: str | None) -> dict[str, ProcessedFile]:
-    """What the manifests say of the shards that need no embedding, in a space or in all; reads no data."""
+def processed_files(checkpoints: CheckpointStore, spaces: Collection[str] | None) -> dict[str, ProcessedFile]:
+    """What the manifests say of the shards that need no embedding, in these spaces or in all; reads no data."""
     found: dict[str, ProcessedFile] = {}
     for key in checkpoints.keys():  # noqa: SIM118 - no mapping
-        if key.asset != "embeddings" or space not in (None, key.space):
+        if key.asset != "embeddings" or (spaces is not None and key.space not in spaces):
             continue
         embeddings, papers = checkpoints.manifest(key), checkpoints.manifest(CheckpointKey("papers", key.shard))
         if embeddings is None or papers is None or embeddings.source.sha256 != papers.source.sha256:

@@ -16,7 +16,7 @@ from arxiv_embed.fresh import unfinished_fresh_start
 from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
-from arxiv_embed.metadata.shards import Listing, Shard, lies_in, list_folder
+from arxiv_embed.metadata.shards import Listing, Shard, lies_in, list_folder, month_key_of
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import StoreError, open_store
 
@@ -58,8 +58,15 @@ class RunPlan:
     """Paths in the folder that hold no metadata known here."""
     has_store: bool
     """Whether there was a store when the plan was made."""
+    held: tuple[Space, ...]
+    """The spaces that the store held then."""
     fresh: frozenset[str] | None
     """In a fresh start, the runs before that belong to it: what others have made is made anew."""
+
+    @property
+    def beside(self) -> tuple[Space, ...]:
+        """The spaces that the store holds, where this run's is not among them: it adds one."""
+        return () if self.space in self.held else self.held
 
     @property
     def pending(self) -> tuple[ShardPlan, ...]:
@@ -129,7 +136,7 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     shards = list(listing.shards)
     if options.limit is not None:
         shards = _limited(shards, options.limit)
-    held = _held_by_store(options.store, space)
+    held, spaces = _held_by_store(options.store, space)
     checkpoints = CheckpointStore(options.checkpoints)
     fresh = frozenset[str]() if options.fresh else unfinished_fresh_start(options.checkpoints, space.fingerprint)
     plans = tuple(
@@ -139,7 +146,7 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     listed = frozenset(shard.key for shard in listing.shards)
     if listing.unread:
         listed |= {key for key in held or () if _unread_of(checkpoints.manifest(papers_key(key)), listing.unread)}
-    return RunPlan(files, space, devices, plans, listed, listing.passed_over, held is not None, fresh)
+    return RunPlan(files, space, devices, plans, listed, listing.passed_over, held is not None, spaces, fresh)
 
 
 def list_shards_of(options: RunOptions, settings: Settings) -> Listing:
@@ -168,11 +175,16 @@ def _as_it_was(shard: Shard, checkpoints: CheckpointStore, unread: Collection[st
 
 
 def _unread_of(papers: Manifest | None, unread: Collection[str]) -> list[str]:
-    """The places in which nothing can be read for now, and some file of a papers checkpoint lies."""
+    """The places where nothing can be read for now, and some file of a papers checkpoint lies, or, of a month, may."""
     if papers is None:
         return []
-    files = (papers.details["file"], *papers.details.get("folders", ()))
-    return [place for place in unread if any(lies_in(file, [place]) for file in files)]
+    folders = papers.details.get("folders", ())
+    return [
+        place
+        for place in unread
+        if any(lies_in(file, [place]) for file in (papers.details["file"], *folders))
+        or (place.rpartition("/")[0] in folders and month_key_of(place) == papers.key.shard)
+    ]
 
 
 def _plan_shard(
@@ -210,27 +222,16 @@ def _why_read(papers: Manifest | None, shard: Shard) -> str:
     return "read in part" if _is_of_this_version(papers) else "read by an older version"
 
 
-def _held_by_store(url: str, space: Space) -> Mapping[str, str] | None:
-    """None where there is no store."""
+def _held_by_store(url: str, space: Space) -> tuple[Mapping[str, str] | None, tuple[Space, ...]]:
+    """The shards of that space, None where there is no store; and all of the store's spaces."""
     try:
         store = open_store(url)
     except StoreError:
         if "://" in url:
             raise
-        return None
+        return None, ()
     with store:
-        others = [held for held in store.spaces() if held.fingerprint != space.fingerprint]
-        if others:
-            raise StoreError(
-                f"The store {store.url} holds vectors of another space ({_described(others[0])}), not of this run's "
-                f"({_described(space)}): give another --db-name, or the same model and chunker."
-            )
-        return store.shards(space.fingerprint)
-
-
-def _described(space: Space) -> str:
-    model = f"{space.model} {space.revision[:8]}"
-    return f"{model}, {space.chunker}, {space.max_tokens} tokens, paper vectors from {space.paper_tokens}"
+        return store.shards(space.fingerprint), tuple(store.spaces())
 
 
 def _refuse_other_folder(papers: Manifest, shard: Shard) -> None:

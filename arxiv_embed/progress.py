@@ -51,6 +51,8 @@ class RunProgress:
     updated: float = 0.0
     metadata_dir: str = ""
     model: str = ""
+    space: str = ""
+    """Its fingerprint."""
     store: str = ""
     dtype: str = ""
     shards: int = 0
@@ -123,6 +125,7 @@ class RunProgress:
         vars(self).update({**vars(RunProgress()), "notices": self.notices})
         self.run_id, self.state, self.started = line["run_id"], "running", line["time"]
         self.metadata_dir, self.model, self.store = line["metadata_dir"], line["model"], line["store"]
+        self.space = line["space"]
         self.shards, self.unchanged, self.papers = len(line["shards"]), line["unchanged"], line["papers"]
         self.devices = {name: DeviceProgress() for name in line["devices"]}
         self.process = ProcessId(**line["process"]) if line.get("process") else None

@@ -174,13 +174,13 @@ def test_a_change_of_what_is_not_embedded_reaches_the_store_without_a_device(des
     assert {tuple(row["categories"]) for row in desk.rows()} == {("math.CO",)}
 
 
-def test_another_space_is_embedded_apart_and_refused_by_the_store_in_one_sentence(desk: Desk, tmp_path: Path) -> None:
+def test_another_space_is_embedded_apart_and_leaves_the_first_as_it_is(desk: Desk) -> None:
     desk.run()
-    with pytest.raises(ArxivEmbedError, match=r"holds vectors of another space .*: give another --db-name") as caught:
-        desk.run(chunker="whole")
-    assert "\n" not in str(caught.value)
-    assert desk.run(chunker="whole", store=str(tmp_path / "other")) == ALL_A
+    before = desk.rows()
+    assert desk.run(chunker="whole") == ALL_A
+    assert desk.rows() == before
     assert desk.pending() == {}
+    assert desk.pending(chunker="whole") == {}
 
 
 def test_a_fresh_start_does_everything_again_and_keeps_what_was_as_backup(desk: Desk) -> None:

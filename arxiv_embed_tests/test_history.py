@@ -102,7 +102,7 @@ def refresh(
     settings: Settings, store: str = STORE, failed: dict[str, FailedShard] | None = None, space: str | None = None
 ) -> History:
     checkpoints = CheckpointStore(settings.checkpoints)
-    return refresh_history(settings, store_url=store, checkpoints=checkpoints, space=space, failed=failed)
+    return refresh_history(settings, store_url=store, checkpoints=checkpoints, spaces=space and [space], failed=failed)
 
 
 def document(settings: Settings, store: str = STORE) -> dict[str, Any]:

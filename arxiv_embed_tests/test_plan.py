@@ -21,7 +21,6 @@ from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.plan import embeddings_key, papers_key, plan_run, stored_identity
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.lance import LanceStore
-from arxiv_embed.stores.protocol import StoreError
 from arxiv_embed.stores.rows import row_schema
 from arxiv_embed_tests.metadata.permissions import permissions_bind
 
@@ -159,13 +158,15 @@ def test_planning_loads_neither_torch_nor_transformers(options: RunOptions, sett
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_a_store_of_another_space_is_refused_in_one_sentence(options: RunOptions, settings: Settings) -> None:
+def test_in_another_space_all_is_to_be_done_beside_what_the_store_holds(
+    options: RunOptions, settings: Settings
+) -> None:
     finish(options, settings, "a.jsonl")
+    same = plan_run(options, settings)
+    assert (len(same.pending), same.beside) == (2, ())
     for other in (replace(options, chunker="whole"), replace(options, max_tokens=64)):
-        with pytest.raises(StoreError, match=r"holds vectors of another space .* give another --db-name") as caught:
-            plan_run(other, settings)
-        assert "\n" not in str(caught.value)
-    assert len(plan_run(replace(options, chunker="whole", store=options.store + "2"), settings).pending) == 3
+        plan = plan_run(other, settings)
+        assert (len(plan.pending), plan.beside) == (3, (same.space,))
 
 
 def test_two_folders_of_equal_names_do_not_overwrite_each_other(
@@ -241,3 +242,18 @@ def test_shards_of_which_some_files_cannot_be_read_for_now_stay_as_they_are(
     assert set(steps(options, settings)) == {"month:2402", "month:2403"}
     (folder / "sub" / "d.jsonl").unlink()
     assert plan_run(options, settings).listed == set(keys) - {"sub/d.jsonl"}
+
+
+def test_a_month_of_which_one_file_cannot_be_read_for_now_stays_as_it_is(
+    options: RunOptions, settings: Settings
+) -> None:
+    folder = options.metadata_dir
+    for name in ("2402.00001", "2402.00002", "2403.00001"):
+        (folder / f"{name}.json").write_text('{"title": "A title", "abstract": "Some words"}')
+    finish(options, settings, "a.jsonl", "b.jsonl", "c.jsonl", "month:2402", "month:2403")
+    lost = folder / "2402.00002.json"
+    lost.unlink()
+    lost.symlink_to(lost)
+    assert steps(options, settings) == {}
+    lost.unlink()
+    assert set(steps(options, settings)) == {"month:2402"}

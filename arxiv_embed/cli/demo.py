@@ -11,7 +11,8 @@ import typer
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.checkout import in_checkout
 from arxiv_embed.cli.run import embed_folder, shown
-from arxiv_embed.cli.search import encoder_of, show, space_in
+from arxiv_embed.cli.search import encoder_of, show
+from arxiv_embed.cli.spaces import space_named
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed.stores.protocol import open_store
@@ -37,7 +38,7 @@ def demo() -> None:
     if code:
         raise typer.Exit(code)
     with open_store(options.store) as store:
-        space = space_in(store)
+        space = space_named(store, None, settings.model)
         encoder = encoder_of(space)
         for query in QUERIES:
             console.print(f'\narxiv-embed search "{query}" -k {HITS}\n', style="bold")

@@ -12,7 +12,7 @@ from rich.console import Console
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.display import display_on
 from arxiv_embed.cli.launched import LaunchedRun
-from arxiv_embed.cli.status import held_by_store
+from arxiv_embed.cli.spaces import held_by_store
 from arxiv_embed.cli.terminal import complain, open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, plural
 from arxiv_embed.errors import ArxivEmbedError, sentence
@@ -121,8 +121,9 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
     say(console, summary(progress))
     if options.priority and progress.shards and not progress.urgent:
         say(console, f"--priority {', '.join(map(printable, options.priority))} marked no paper of these shards")
-    for space in held_by_store(options.store)[:1]:
-        say(console, f"{shown(options.store)} holds {plural(space.papers, 'paper')}, {plural(space.rows, 'row')}")
+    for held in held_by_store(options.store):
+        if held.space.fingerprint == progress.space:
+            say(console, f"{shown(options.store)} holds {plural(held.papers, 'paper')}, {plural(held.rows, 'row')}")
     if launched.exit_code == SOMETHING_FAILED and not (progress.failed or progress.given_up or progress.left):
         why = _no_space(settings) or f"{launched.last_words()}: see {launched.log}"
         complain(f"The rows are stored, but Dagster could not be told: {why}")
@@ -155,7 +156,17 @@ def _all_unchanged(plan: RunPlan) -> str:
 def _intention(plan: RunPlan, options: RunOptions) -> str:
     unchanged = len(plan.shards) - len(plan.pending)
     rest = f", {unchanged} unchanged" if unchanged else ""
-    return f"{shown(options.metadata_dir)}: {plural(len(plan.pending), 'shard')} to do{rest} → {shown(options.store)}"
+    done = f"{shown(options.metadata_dir)}: {plural(len(plan.pending), 'shard')} to do{rest} → {shown(options.store)}"
+    return f"{done}\n{adds_a_space(plan)}" if plan.beside else done
+
+
+def adds_a_space(plan: RunPlan) -> str:
+    """A line for a run that does not go on with what the store holds, which may not be meant."""
+    others = " and ".join(f"{space.model}, {space.chunker}" for space in plan.beside)
+    return (
+        f"{plan.space.model}, {plan.space.chunker} becomes a space of its own in that store, beside {others} "
+        "(see `arxiv-embed spaces`)"
+    )
 
 
 def passed_over(plan: RunPlan) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arxiv_embed.cli import options as ask
+from arxiv_embed.cli.spaces import space_named
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
@@ -20,7 +21,7 @@ from arxiv_embed.metadata.ids import canonical_id
 from arxiv_embed.metadata.paper import NotAPaper
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed.stores import search as searching
-from arxiv_embed.stores.protocol import Filters, StoreError, VectorStore, open_store
+from arxiv_embed.stores.protocol import Filters, open_store
 from arxiv_embed.stores.search import Hit, QueryEncoder
 
 CONTEXT = 160
@@ -36,6 +37,12 @@ def search(
     like: Annotated[str | None, typer.Option(help="Find the neighbours of this paper instead.")] = None,
     category: Annotated[str | None, typer.Option(help="A category (cs.LG) or a whole archive (cs).")] = None,
     since: Annotated[str | None, typer.Option(help="Published on this day or later, YYYY-MM-DD.")] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="A space that `spaces` lists, or its model. [default: that of ARXIV_EMBED_MODEL]", show_default=False
+        ),
+    ] = None,
     db_name: ask.DbName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -52,23 +59,15 @@ def search(
     filters = Filters(category=category, since=_day(since) if since else None)
     settings = settings_from_environment()
     with open_store(ask.store_url(db_name, settings)) as store:
-        space = space_in(store)
+        named = space_named(store, space, settings.model)
         if like is not None:
-            hits = searching.neighbours(store, space.fingerprint, _paper_id(like), k, filters)
+            hits = searching.neighbours(store, named.fingerprint, _paper_id(like), k, filters)
         else:
-            hits = searching.search(store, space.fingerprint, encoder_of(space), query or "", k, filters)
+            hits = searching.search(store, named.fingerprint, encoder_of(named), query or "", k, filters)
     if as_json:
         typer.echo(json.dumps([hit.to_json() for hit in hits], indent=1, ensure_ascii=False))
     else:
         show(hits, open_console())
-
-
-def space_in(store: VectorStore) -> Space:
-    """The space last written into the store; raises `StoreError` for an empty one."""
-    spaces = store.spaces()
-    if not spaces:
-        raise StoreError(f"The store {store.url} is empty: fill it with `arxiv-embed run --metadata-dir DIR`.")
-    return spaces[0]
 
 
 def encoder_of(space: Space) -> QueryEncoder:

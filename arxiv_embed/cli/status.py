@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -16,25 +16,14 @@ from arxiv_embed.checkpoint.manifest import Manifest
 from arxiv_embed.checkpoint.quarantine import Damage, Quarantine
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli import options as ask
+from arxiv_embed.cli.spaces import Held, described, held_by_store
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.cli.wording import count, duration, plural
-from arxiv_embed.encoding.space import Space
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.runs import last_run
 from arxiv_embed.settings import Settings, settings_from_environment
-from arxiv_embed.stores.protocol import StoreError, open_store
 
 DAMAGES_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Held:
-    """What the store has of a space."""
-
-    space: Space
-    shards: int
-    papers: int
-    rows: int
 
 
 def status(
@@ -95,21 +84,6 @@ def of_asset(checkpoints: CheckpointStore, asset: str) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest is not None]
 
 
-def held_by_store(url: str) -> list[Held]:
-    """What the store has, space by space, the last begun first; nothing where there is no store."""
-    try:
-        store = open_store(url)
-    except StoreError:
-        if "://" in url:
-            raise
-        return []
-    with store:
-        return [
-            Held(space, len(store.shards(space.fingerprint)), *store.count(space.fingerprint))
-            for space in store.spaces()
-        ]
-
-
 def rejected_records(checkpoints: CheckpointStore, read: Sequence[Manifest]) -> list[dict[str, str]]:
     """Every reject: file, position, reason, excerpt."""
     records: list[dict[str, str]] = []
@@ -144,12 +118,8 @@ def _read_so_far(read: Sequence[Manifest]) -> str:
 
 
 def _described(held: Held) -> str:
-    space = held.space
     amount = f"{plural(held.papers, 'paper')}, {plural(held.rows, 'row')} of {plural(held.shards, 'shard')}"
-    tokens = f"{space.max_tokens} tokens, paper vectors from {space.paper_tokens}"
-    return (
-        f"{amount}: {space.model}, {space.dimensions} dimensions, {space.chunker}, {tokens} (space {space.fingerprint})"
-    )
+    return f"{amount}: {described(held.space)}"
 
 
 def _outcome(run: RunProgress) -> str:

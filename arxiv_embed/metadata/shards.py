@@ -197,6 +197,12 @@ def _unusable(top: Path, error: OSError) -> ArxivEmbedError:
     return ArxivEmbedError(f"The folder {top} cannot be read ({error.strerror}): mend that, or name another.")
 
 
+def month_key_of(path: str) -> str | None:
+    """The key of the month that a file of this name belongs to, if it is of one paper."""
+    month = _month_of_single_paper(_File(path, 0, 0))
+    return month_key(month) if month else None
+
+
 def _month_of_single_paper(file: _File) -> str | None:
     """The month of a file of one paper: one with an id for its name, and no larger than a record may be.
 

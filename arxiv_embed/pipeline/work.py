@@ -73,7 +73,7 @@ def embed(
                 shards = attempts.take(shards, ["papers"])
                 assets = [asset for asset in assets if asset != "papers"]
             attempts.take(run.urgent_first(shards), assets)
-            if finds:
+            if finds and {plan.shard.key for plan in run.plan.pending} <= set(chosen):
                 run.end_fresh_start()
     except ArxivEmbedError as error:
         if isinstance(error, FatalError) and error.kind in PASSING:
@@ -134,7 +134,7 @@ def _keep_history(context: OpExecutionContext, settings: Settings, run: Run) -> 
             settings,
             store_url=run.options.store,
             checkpoints=CheckpointStore(run.options.checkpoints),
-            space=run.space.fingerprint,
+            spaces={space.fingerprint for space in (run.space, *run.plan.held)},
             failed=failed_shards(context.instance, run),
         )
     except Exception as error:  # noqa: BLE001

@@ -142,6 +142,16 @@ class LanceStore:
                 self._compact(table)
         return WriteReport(rows.num_rows, len(newer), uncovered)
 
+    def drop(self, space: str) -> None:
+        with self._writing():
+            if (shards := self._table("shards")) is not None:
+                shards.delete((col("space") == lit(space)).to_sql())
+            if self._table(_rows_of(space)) is not None:
+                self._database.drop_table(_rows_of(space))
+                del self._tables[_rows_of(space)]
+            if (spaces := self._table("spaces")) is not None:
+                spaces.delete((col("fingerprint") == lit(space)).to_sql())
+
     def finish(self, space: Space) -> None:
         table = self._table(_rows_of(space.fingerprint))
         if table is None:
@@ -216,9 +226,8 @@ class LanceStore:
         self._check_it_is_there()
         lock = FileLock(self._folder / "writer.lock", f"The store {self._folder}", WRITER_WAIT_SECONDS)
         with lock, disk_faults_as_sentences(self._folder):
-            for table in self._tables.values():
-                table.checkout_latest()
             try:
+                self._look_again()
                 yield
                 self._was_there = True
             except (OSError, RuntimeError) as error:
@@ -230,11 +239,22 @@ class LanceStore:
                     ) from error
                 raise self._fault("written", error) from error
 
+    def _look_again(self) -> None:
+        """At what others have written, or dropped, since the tables were opened."""
+        for name, table in list(self._tables.items()):
+            if self._has(name):
+                table.checkout_latest()
+            else:
+                del self._tables[name]
+
+    def _has(self, name: str) -> bool:
+        """Without a version it is a table whose making was interrupted."""
+        return any((self._folder / f"{name}.lance" / "_versions").glob("*"))
+
     def _table(self, name: str) -> Any:
         """The table, or None where the store has none of that name."""
         if name not in self._tables:
-            # Without a version it is one whose making was interrupted.
-            if not any((self._folder / f"{name}.lance" / "_versions").glob("*")):
+            if not self._has(name):
                 return None
             with self._reading():
                 self._tables[name] = self._database.open_table(name)

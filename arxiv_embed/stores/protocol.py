@@ -112,6 +112,9 @@ class VectorStore(Protocol):
         new ones that of a shard not `listed` any more loses. Writing twice leaves what writing once left.
         """
 
+    def drop(self, space: str) -> None:
+        """Removes a space with its rows; the others stay. What is interrupted leaves it listed, to be dropped again."""
+
     def finish(self, space: Space) -> None:
         """Brings indexes up to date after the last shard of a run."""
 

@@ -76,7 +76,7 @@ def test_verify_reads_every_byte_and_changes_nothing_unless_it_is_asked_to(setti
 
 def test_a_damaged_history_is_found_by_verify_and_made_again(options: RunOptions, settings: Settings) -> None:
     refresh_history(
-        settings, store_url=options.store, checkpoints=CheckpointStore(options.checkpoints), space=None, failed={}
+        settings, store_url=options.store, checkpoints=CheckpointStore(options.checkpoints), spaces=None, failed={}
     )
     [path] = settings.history.glob("papers-*[0-9a-f].json")
     flip(path)
@@ -170,7 +170,7 @@ def test_what_failed_and_what_repeats_is_shown(options: RunOptions, settings: Se
         settings,
         store_url=options.store,
         checkpoints=CheckpointStore(options.checkpoints),
-        space=None,
+        spaces=None,
         failed={"second.jsonl": failed},
     )
     shown = printed(settings, "checkpoint", "show")

@@ -76,15 +76,6 @@ def test_a_home_that_cannot_be_written_is_refused(
     assert "Nothing can be written to" in refused("run", "--metadata-dir", small_folder)
 
 
-def test_a_store_of_another_space_is_refused(
-    refused: Refused, tmp_path: Path, small_folder: Path, tiny_model: Path
-) -> None:
-    home = tmp_path / "home"
-    base = ("run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
-    assert arxiv_embed(home, *base).returncode == 0
-    assert "vectors of another space" in refused(*base, "--chunker", "fixed:32")
-
-
 def test_a_model_that_does_not_load_is_one_sentence(
     refused: Refused, tmp_path: Path, small_folder: Path, tiny_model: Path
 ) -> None:

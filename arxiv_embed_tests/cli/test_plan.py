@@ -76,7 +76,7 @@ def test_a_plan_names_pending_shards_that_have_failed_and_what_it_takes_to_try_t
             settings,
             store_url=settings.store,
             checkpoints=CheckpointStore(settings.checkpoints),
-            space=None,
+            spaces=None,
             failed=failures,
         )
         shown = plan(small_folder, settings.home, tiny_model, "--devices", "cpu:1", *arguments)

@@ -73,6 +73,56 @@ def test_a_changed_text_loses_its_old_chunks_in_the_same_version(store: LanceSto
     assert seen[-1] == (1, 3)
 
 
+def test_a_space_that_is_dropped_leaves_the_others_as_they_are(store: LanceStore) -> None:
+    write(store, "a", Record("1"), Record("2"))
+    before = held(store)
+    store.write_shard(OTHER_SPACE, "a", shard_rows("a", [Record("1")]), "other")
+    store.drop(OTHER_SPACE.fingerprint)
+    for looked_at in (store, LanceStore(Path(store.url))):
+        assert looked_at.spaces() == [SPACE]
+        assert held(looked_at) == before
+        assert looked_at.count(OTHER_SPACE.fingerprint) == (0, 0)
+        assert looked_at.shards(OTHER_SPACE.fingerprint) == {}
+    store.write_shard(OTHER_SPACE, "a", shard_rows("a", [Record("1")]), "other")
+    assert store.count(OTHER_SPACE.fingerprint) == (1, 3)
+
+
+def test_a_writer_goes_on_after_another_has_dropped_a_space(store: LanceStore) -> None:
+    write(store, "a", Record("1"))
+    store.write_shard(OTHER_SPACE, "a", shard_rows("a", [Record("1")]), "other")
+    LanceStore(Path(store.url)).drop(OTHER_SPACE.fingerprint)
+    write(store, "b", Record("2"))
+    assert set(papers_held(store)) == {"1", "2"}
+    store.write_shard(OTHER_SPACE, "b", shard_rows("b", [Record("2")]), "other")
+    assert store.count(OTHER_SPACE.fingerprint) == (1, 3)
+    assert set(store.spaces()) == {SPACE, OTHER_SPACE}
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_drop_that_was_interrupted_is_finished_by_another(
+    store: LanceStore, done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its shards, and after its rows."""
+    write(store, "a", Record("1"))
+    store.write_shard(OTHER_SPACE, "a", shard_rows("a", [Record("1")]), "other")
+    steps = itertools.count()
+
+    def stop(name: str) -> Any:
+        if name != "shards" and next(steps) >= done:
+            raise KeyboardInterrupt
+        return LanceStore._table(store, name)
+
+    monkeypatch.setattr(store, "_table", stop)
+    with pytest.raises(KeyboardInterrupt):
+        store.drop(OTHER_SPACE.fingerprint)
+    again = LanceStore(Path(store.url))
+    assert set(again.spaces()) == {SPACE, OTHER_SPACE}
+    assert again.shards(OTHER_SPACE.fingerprint) == {}
+    again.drop(OTHER_SPACE.fingerprint)
+    assert again.spaces() == [SPACE]
+    assert set(papers_held(again)) == {"1"}
+
+
 def test_papers_that_leave_a_shard_leave_the_store(store: LanceStore) -> None:
     write(store, "a", Record("1"), Record("2"))
     write(store, "a", Record("2"))
