@@ -21,6 +21,7 @@ from lancedb.query import MultiMatchQuery
 from arxiv_embed.checkpoint.atomic import NoSpace, disk_faults_as_sentences
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.encoding.space import Space
+from arxiv_embed.stores.precedence import given_up, rivals
 from arxiv_embed.stores.protocol import PAPER_CHUNK, Filters, Match, StoreAway, StoredPaper, StoreError, WriteReport
 from arxiv_embed.stores.rows import row_schema
 
@@ -119,8 +120,8 @@ class LanceStore:
             )
             arriving = rows.filter(pc.equal(rows["chunk_index"], PAPER_CHUNK))
             ours = held.filter(pc.equal(held["shard"], shard))
-            newer, older = _rivals(held.filter(pc.not_equal(held["shard"], shard)), arriving, shard, listed)
-            uncovered = self._note_losses(space.fingerprint, shard, older, _given_up(ours, arriving))
+            newer, older = rivals(held.filter(pc.not_equal(held["shard"], shard)), arriving, shard, listed)
+            uncovered = self._note_losses(space.fingerprint, shard, older, given_up(ours, arriving))
             if newer:
                 rows = rows.filter(pc.invert(pc.is_in(rows["paper_id"], pa.array(sorted(newer)))))
             if ours.num_rows == 0 and not older:
@@ -354,38 +355,6 @@ class LanceStore:
 
 def _rows_of(space: str) -> str:
     return f"rows_{space}"
-
-
-def _rivals(
-    held: pa.Table, arriving: pa.Table, shard: str, listed: Container[str] | None
-) -> tuple[set[str], dict[str, str]]:
-    """Of the papers `held` by other shards and `arriving` again: the ids held in newer records, and of the others
-    the id and the shard that loses it. Of equally new records, one of a shard that is `listed` no more loses."""
-    held = held.filter(pc.is_in(held["paper_id"], arriving["paper_id"]))
-    newer: set[str] = set()
-    older: dict[str, str] = {}
-    if held.num_rows == 0:
-        return newer, older
-    columns = arriving.select(["paper_id", "updated", "version"]).to_pylist()
-    ranks = {row["paper_id"]: (row["updated"], row["version"], True, shard) for row in columns}
-    for row in held.to_pylist():
-        is_listed = listed is None or row["shard"] in listed
-        if (row["updated"], row["version"], is_listed, row["shard"]) > ranks[row["paper_id"]]:
-            newer.add(row["paper_id"])
-        else:
-            older[row["paper_id"]] = row["shard"]
-    return newer, older
-
-
-def _given_up(ours: pa.Table, arriving: pa.Table) -> set[str]:
-    """Of the papers that a shard has held, those that it holds no longer, or in an older record than before."""
-    columns = arriving.select(["paper_id", "updated", "version"]).to_pylist() if ours.num_rows else []
-    ranks = {row["paper_id"]: (row["updated"], row["version"]) for row in columns}
-    return {
-        row["paper_id"]
-        for row in ours.to_pylist()
-        if row["paper_id"] not in ranks or ranks[row["paper_id"]] < (row["updated"], row["version"])
-    }
 
 
 def _where(kind: Expr, filters: Filters) -> str:
