@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,18 @@ SHARD = "papers.jsonl"
 @pytest.fixture
 def run(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """One that has done a shard of sixty papers."""
-    folder = tmp_path / "metadata"
-    folder.mkdir()
-    lines = (EXAMPLES / "kaggle-2007.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / SHARD).write_bytes(b"".join(lines[:60]))
     monkeypatch.setattr(arxiv_embed.equipment, "Pool", FakePool())
+    lines = (EXAMPLES / "kaggle-2007.jsonl").read_bytes().splitlines(keepends=True)
+    with run_over(b"".join(lines[:60]), tmp_path, settings) as run:
+        yield run
+
+
+@contextmanager
+def run_over(text: bytes, place: Path, settings: Settings) -> Iterator[Run]:
+    """One that has done a shard of this text."""
+    folder = place / "metadata"
+    folder.mkdir()
+    (folder / SHARD).write_bytes(text)
     options = RunOptions(folder, settings.store, settings.checkpoints, devices="cpu:1")
     with Run(options, settings, "run") as run:
         run.start([SHARD])
@@ -228,15 +236,7 @@ def test_what_a_failed_check_says_is_one_sentence_with_what_to_do() -> None:
 
 
 def test_a_shard_without_a_paper_holds(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "metadata"
-    folder.mkdir()
-    (folder / SHARD).write_text('{"id": "0704.0001", "title": "cut off\n')
     monkeypatch.setattr(arxiv_embed.equipment, "Pool", FakePool())
-    options = RunOptions(folder, settings.store, settings.checkpoints, devices="cpu:1")
-    with Run(options, settings, "run") as run:
-        run.start([SHARD])
-        run.read(SHARD)
-        run.embed(SHARD)
-        run.store(SHARD)
+    with run_over(b'{"id": "0704.0001", "title": "cut off\n', tmp_path, settings) as run:
         for asset in ("papers", "embeddings", "vector_store"):
             assert failed(run.check(asset, SHARD, thorough=True)) == {}

@@ -35,7 +35,7 @@ class Held:
 def spaces(
     drop: Annotated[
         str | None,
-        typer.Option(help="Remove this space from the store: its sign, or its model.", show_default=False),
+        typer.Option(help="Remove this space from the store: its fingerprint, or its model.", show_default=False),
     ] = None,
     db_name: ask.DbName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

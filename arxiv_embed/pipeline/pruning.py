@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as db
 from dagster import DagsterEventType, DagsterInstance, EventLogEntry, RunRecord, RunsFilter
@@ -56,6 +56,10 @@ OBSERVATION = DagsterEventType.ASSET_OBSERVATION.value
 OF_ASSETS = [event.value for event in ASSET_EVENTS]
 OF_RUNS = [event.value for event in PIPELINE_EVENTS]
 COMPLETED = [status.value for status in COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES]
+
+
+About: TypeAlias = tuple[str | None, ...]
+"""What a row says something of."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +129,12 @@ def _superseded_evaluations(events: SqlEventLogStorage, old: set[str], before: d
         columns.execution_status,
         columns.evaluation_event_timestamp.label("timestamp"),
     )
-    seen: set[tuple[str | None, ...]] = set()
-    for page in _newest_first(events, query, columns.id):
-        unwanted = []
-        for row in page:
-            check = (row.asset_key, row.check_name, row.partition)
-            abouts = {check} | ({("completed", *check)} if row.execution_status in COMPLETED else set())
-            if abouts <= seen and _is_old(row, old, before):
-                unwanted.append(row.id)
-            seen |= abouts
-        if unwanted:
-            yield unwanted
+
+    def abouts(row: Any) -> set[About]:
+        check = (row.asset_key, row.check_name, row.partition)
+        return {check, ("completed", *check)} if row.execution_status in COMPLETED else {check}
+
+    return _superseded(_newest_first(events, query, columns.id), abouts, lambda row: _is_old(row, old, before))
 
 
 def _superseded_events(events: SqlEventLogStorage, old: set[str], before: datetime) -> Iterator[list[int]]:
@@ -153,19 +152,30 @@ def _superseded_events(events: SqlEventLogStorage, old: set[str], before: dateti
     with events.index_connection() as connection:
         targets = db.select(AssetCheckExecutionsTable.c.materialization_event_storage_id).distinct()
         checked = set(connection.execute(targets).scalars())
-    seen: set[tuple[str | None, ...]] = set()
-    for page in _newest_first(events, query, columns.id):
+    return _superseded(
+        _newest_first(events, query, columns.id),
+        lambda row: {_about(row)},
+        lambda row: row.id not in checked and _is_old(row, old, before),
+    )
+
+
+def _superseded(
+    pages: Iterable[Sequence[db.Row[Any]]], abouts: Callable[[Any], set[About]], may_go: Callable[[Any], bool]
+) -> Iterator[list[int]]:
+    """The ids of rows that say nothing that a newer one does not, page by page; the newest come first."""
+    seen: set[About] = set()
+    for page in pages:
         unwanted = []
         for row in page:
-            about = _about(row)
-            if about in seen and row.id not in checked and _is_old(row, old, before):
+            said = abouts(row)
+            if said <= seen and may_go(row):
                 unwanted.append(row.id)
-            seen.add(about)
+            seen |= said
         if unwanted:
             yield unwanted
 
 
-def _about(row: Any) -> tuple[str | None, ...]:
+def _about(row: Any) -> About:
     """What an event says something of, so that a newer one of the same supersedes it. Attempts at a shard are counted
     in each space, whichever asset they were to make; other observations are told apart by what they name."""
     of_partition = (row.dagster_event_type, row.asset_key, row.partition)

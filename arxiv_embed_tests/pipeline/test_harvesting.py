@@ -118,13 +118,18 @@ def test_without_config_it_goes_on_with_every_set_that_was_harvested(
     assert len(rows(metadata["deleted records"])) == 1
 
 
-def test_a_set_that_fails_keeps_no_other_from_its_turn(
-    repository: Repository, instance: DagsterInstance, settings: Settings
-) -> None:
+def harvest_both_and_forget_the_first(instance: DagsterInstance, settings: Settings) -> None:
+    """What is noted of its end is damaged."""
     for name in SETS:
         assert run(instance, set=name, since="2014-01-01").success
     [note] = (settings.home / "harvest").glob("arxiv-physics-nucl-ex-*/done/*.json")
     note.write_text("{")
+
+
+def test_a_set_that_fails_keeps_no_other_from_its_turn(
+    repository: Repository, instance: DagsterInstance, settings: Settings
+) -> None:
+    harvest_both_and_forget_the_first(instance, settings)
     with pytest.raises(Failure, match=r"^set physics:nucl-ex: No harvest of set .*: give --since\.$") as caught:
         harvest_directly(instance)
     assert not caught.value.allow_retries
@@ -135,10 +140,7 @@ def test_a_set_that_fails_keeps_no_other_from_its_turn(
 def test_each_reason_is_told_and_one_that_passes_is_a_reason_to_try_again(
     repository: Repository, instance: DagsterInstance, settings: Settings
 ) -> None:
-    for name in SETS:
-        assert run(instance, set=name, since="2014-01-01").success
-    [note] = (settings.home / "harvest").glob("arxiv-physics-nucl-ex-*/done/*.json")
-    note.write_text("{")
+    harvest_both_and_forget_the_first(instance, settings)
     repository.trouble, repository.retry_after = (lambda number: "busy"), "90000"
     with pytest.raises(Failure) as caught:
         harvest_directly(instance)
