@@ -131,7 +131,7 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     check_dtype(options.dtype)
     devices = tuple(parse_devices(options.devices))
     files = resolve_model(options.model)
-    space = space_of(files, options.chunker, options.max_tokens)
+    space = space_of(files, options.chunker, options.max_tokens, options.task, options.dimensions)
     listing = list_shards_of(options, settings)
     shards = list(listing.shards)
     if options.limit is not None:

@@ -127,6 +127,9 @@ class RunOptions:
     dtype: str = "auto"
     chunker: str = "sentences:128"
     max_tokens: int | None = None
+    task: str | None = None
+    dimensions: int | None = None
+    """Of the model's tasks and lengths of vectors; None for its usual ones."""
     batch_size: int = DEFAULT_BATCH_SIZE
     production: bool = True
     fresh: bool = False

@@ -75,22 +75,23 @@ def save_bert(folder: Path, tokenizer: Tokenizer | None = None, **changes: Any) 
         "intermediate_size": 64,
         "max_position_embeddings": 64,
     }
-    return _save(BertModel, BertConfig, folder, tokenizer or wordpieces(), config | changes)
+    return save(BertModel, BertConfig, folder, tokenizer or wordpieces(), config | changes)
 
 
 def save_distilbert(folder: Path, tokenizer: Tokenizer | None = None) -> DistilBertModel:
     config = {"dim": 24, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "max_position_embeddings": 64}
-    return _save(DistilBertModel, DistilBertConfig, folder, tokenizer or wordpieces(), config)
+    return save(DistilBertModel, DistilBertConfig, folder, tokenizer or wordpieces(), config)
 
 
 def save_pooling(folder: Path, mode: str) -> None:
     """Writes the sentence-transformers files that name a pooling: "cls_token", "mean_tokens", "lasttoken"."""
     place = folder / "1_Pooling"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     (place / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
 
 
-def _save(kind: Any, config_kind: Any, folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> Any:
+def save(kind: Any, config_kind: Any, folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> Any:
+    """A model of that architecture, pooled by the mean."""
     logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(7)
@@ -100,4 +101,5 @@ def _save(kind: Any, config_kind: Any, folder: Path, tokenizer: Tokenizer, confi
             parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
+    save_pooling(folder, "mean_tokens")
     return model

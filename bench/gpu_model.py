@@ -101,8 +101,7 @@ def model_files(shape: TextShape) -> ModelFiles:
         position_limit=POSITIONS,
         advised_tokens=POSITIONS,
         pooling="mean",
-        document_prompt="",
-        query_prompt="",
+        causal=True,
     )
 
 
@@ -116,6 +115,8 @@ def space(shape: TextShape) -> Space:
         normalize=True,
         chunker=f"sentences:{CHUNK_TOKENS}",
         max_tokens=POSITIONS,
+        window=0,
+        overlap=0,
         paper_tokens=POSITIONS,
         dimensions=shape.width,
         template=TEMPLATE,

@@ -29,10 +29,10 @@ def loader(shape: TextShape) -> Callable[[Setup], Loaded]:
     """The engine's `load_model`, for a model of random weights."""
 
     def encoder_of(setup: Setup, dtype: str) -> Encoder:
-        from arxiv_embed.encoding.encoder import TransformersEncoder
+        from arxiv_embed.encoding.encoder import DTYPES, TransformersEncoder
 
         model = random_model(shape, setup.device, dtype)
-        return TransformersEncoder(setup.files, setup.device, dtype, model)
+        return TransformersEncoder(setup.files, setup.space, setup.device, DTYPES[dtype], model)
 
     return partial(load_model, encoder_of=encoder_of)
 

@@ -44,7 +44,9 @@ Resume = Annotated[
 Attempts = Annotated[int, typer.Option(min=1, help="How often a shard is tried, over all runs, then it is given up.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="Hugging Face name or folder. [default: all-MiniLM-L6-v2, or ARXIV_EMBED_MODEL]"),
+    typer.Option(
+        help="Hugging Face name, folder, or model file (.toml). [default: all-MiniLM-L6-v2, or ARXIV_EMBED_MODEL]"
+    ),
 ]
 Devices = Annotated[
     str | None,
@@ -53,8 +55,10 @@ Devices = Annotated[
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 ChunkerSpec = Annotated[str, typer.Option("--chunker", help="sentences:N, fixed:N or whole.")]
 MaxTokens = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of a paper that are embedded. [default: the model's, at most 512]")
+    int | None, typer.Option(min=1, help="Tokens of a paper that are embedded. [default: all, up to 8192]")
 ]
+Task = Annotated[str | None, typer.Option(help="What the vectors are for, where the model has several tasks.")]
+Dimensions = Annotated[int | None, typer.Option(min=1, help="Cut vectors to so many, where the model allows it.")]
 CheckpointDir = Annotated[
     Path | None, typer.Option(help="Folder of checkpoints. [default: in the home]", show_default=False)
 ]
@@ -90,6 +94,8 @@ def run_options(
     dtype: str = "auto",
     chunker: str = "sentences:128",
     max_tokens: int | None = None,
+    task: str | None = None,
+    dimensions: int | None = None,
     checkpoint_dir: Path | None = None,
     limit: int | None = None,
     shard_papers: int = DEFAULT_SHARD_PAPERS,
@@ -109,6 +115,8 @@ def run_options(
         dtype=dtype,
         chunker=chunker,
         max_tokens=max_tokens,
+        task=task,
+        dimensions=dimensions,
         batch_size=batch_size,
         production=production,
         fresh=resume is False,

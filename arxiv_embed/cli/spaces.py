@@ -16,6 +16,7 @@ from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.cli.wording import count, plural
 from arxiv_embed.encoding.model import BUNDLED_NAMES
+from arxiv_embed.encoding.recipe import RETRIEVAL
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.settings import DEFAULT_MODEL, settings_from_environment
@@ -84,7 +85,8 @@ def show(held: Sequence[Held], model: str, console: Console) -> None:
 def recipe(space: Space) -> str:
     """How a space's vectors are made, the model aside."""
     tokens = f"{space.max_tokens} tokens, paper vectors from {space.paper_tokens}"
-    return f"{space.dimensions} dimensions, {space.chunker}, {tokens}"
+    task = "" if space.task == RETRIEVAL else f", for {space.task}"
+    return f"{space.dimensions} dimensions, {space.chunker}, {tokens}{task}"
 
 
 def described(space: Space) -> str:

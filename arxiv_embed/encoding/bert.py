@@ -22,7 +22,10 @@ from torch import Tensor
 
 from arxiv_embed.encoding import kernels
 from arxiv_embed.encoding.batch import TokenBatch
-from arxiv_embed.encoding.model import ModelFiles, activation_bytes
+from arxiv_embed.encoding.config import activation_bytes
+from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.encoding.space import Space
+from arxiv_embed.encoding.windows import cut_into_windows
 from arxiv_embed.errors import ArxivEmbedError
 
 ROWS = 16
@@ -86,9 +89,10 @@ class PackedBert:
 
     packed = True
 
-    def __init__(self, files: ModelFiles, dtype: torch.dtype) -> None:
+    def __init__(self, files: ModelFiles, space: Space, dtype: torch.dtype) -> None:
         config = json.loads((files.folder / "config.json").read_bytes())
-        self.dimensions = files.dimensions
+        self.dimensions = space.dimensions
+        self._window, self._overlap = space.window, space.overlap
         # Packed, and attention takes a few heads at a time: nothing grows with the longest paper.
         self.memory_law = (activation_bytes(config, dtype.itemsize)[0], 0.0, 0.0)
         self._dtype = dtype
@@ -151,21 +155,24 @@ class PackedBert:
 
     @torch.inference_mode()
     def encode(self, batch: TokenBatch) -> npt.NDArray[np.float32]:
-        """Unit vectors [spans, width] of the batch's spans."""
-        lengths = batch.lengths.astype(np.int64)
+        """Unit vectors [spans, dimensions] of the batch's spans."""
+        windows, kept = cut_into_windows(batch, self._window, self._overlap)
+        lengths = windows.lengths.astype(np.int64)
         starts = np.cumsum(lengths) - lengths
-        hidden = self._embedded(batch.ids, lengths, starts)
+        hidden = self._embedded(windows.ids, lengths, starts)
         groups = _groups(lengths, starts)
         for layer in self._layers:
             attended = self._attend(layer.qkv(hidden), groups)
             layer.attention_norm.add(layer.out(attended), hidden)
             layer.output_norm.add(layer.down(layer.up(hidden, "gelu")), hidden)
-        vectors = np.empty((len(batch.spans), hidden.shape[1]), np.float32)
+        if kept is not None:
+            hidden = hidden[torch.from_numpy(kept)]
+        vectors = np.empty((len(batch.spans), self.dimensions), np.float32)
         kernels.pool_spans(elements(hidden), batch.spans.astype(np.int64), vectors)
         return vectors
 
     def computed_tokens(self, batch: TokenBatch) -> int:
-        return _rounded(len(batch.ids))
+        return _rounded(int(cut_into_windows(batch, self._window, self._overlap)[0].lengths.sum()))
 
     def _embedded(self, ids: npt.NDArray[np.int32], lengths: kernels.Ints, starts: kernels.Ints) -> Tensor:
         rows = _rounded(len(ids))

@@ -205,8 +205,9 @@ def add_and_normalize(delta: Elements, hidden: Elements, weight: Floats, bias: F
 
 @_loop
 def pool_spans(hidden: Elements, spans: Ints, vectors: Floats) -> None:
-    """Mean of `hidden`'s rows over each span [n, 2] of packed positions, of unit length, into `vectors` [n, width]."""
-    width = hidden.shape[1]
+    """Mean of `hidden`'s rows over each span [n, 2] of packed positions, of unit length, into `vectors` [n, d]; of the
+    rows the first d columns count."""
+    width = vectors.shape[1]
     for place in range(len(spans)):
         vector = vectors[place]
         vector[:] = 0

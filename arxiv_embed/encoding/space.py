@@ -9,8 +9,17 @@ from functools import cached_property
 
 from arxiv_embed.encoding.chunking import parse_chunker
 from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.encoding.recipe import DOCUMENT
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.paper import TEMPLATE
+
+LEAST_TOKENS, MOST_TOKENS = 8, 1_000_000
+USUAL_TOKENS = 8192
+"""More than any title and abstract of arXiv has, by far."""
+
+SHARED_BY_WINDOWS = 4
+"""Neighbouring windows share a quarter of theirs, 256 tokens at most: the reference's number."""
+MOST_OVERLAP = 256
 
 
 @dataclass(frozen=True)
@@ -18,7 +27,8 @@ class Space:
     """What a vector means; the arithmetic's type and the device are provenance and stand elsewhere.
 
     `max_tokens` of a text are embedded, special and prompt tokens included; the vector of the paper is pooled from the
-    states of the first `paper_tokens` of them, which have attended to all (docs/decisions.md).
+    states of the first `paper_tokens` of them, which have attended to all (docs/decisions.md). A text of more than
+    `window` tokens is embedded in windows that share `overlap` (0: in one piece, whatever its length).
     """
 
     model: str
@@ -29,6 +39,8 @@ class Space:
     normalize: bool
     chunker: str
     max_tokens: int
+    window: int
+    overlap: int
     paper_tokens: int
     dimensions: int
     template: str
@@ -46,32 +58,56 @@ class Space:
         return cls(**json.loads(text))
 
 
-def space_of(files: ModelFiles, chunker: str, max_tokens: int | None = None) -> Space:
-    """The space in which `files` embeds papers; `max_tokens` counts special and prompt tokens.
+def space_of(
+    files: ModelFiles,
+    chunker: str,
+    max_tokens: int | None = None,
+    task: str | None = None,
+    dimensions: int | None = None,
+) -> Space:
+    """The space in which `files` embeds papers; `max_tokens` counts special and prompt tokens. What is None is the
+    model's usual.
 
-    Raises `ArxivEmbedError` for an unknown chunker or a limit that the model has no positions for.
+    A causal model embeds a text in one piece, up to its last position; another one embeds a text that has more tokens
+    than the model has positions in overlapping windows, as many as it takes.
+
+    Raises `ArxivEmbedError` for an unknown chunker, and for a limit, task or number of dimensions that the model lacks.
     """
     parse_chunker(chunker)
-    limit = default_max_tokens(files) if max_tokens is None else max_tokens
-    if not 8 <= limit <= files.position_limit:
-        raise ArxivEmbedError(
-            f"--max-tokens {limit} does not fit model '{files.name}': give 8 to {files.position_limit}."
-        )
+    most = files.position_limit if files.causal else MOST_TOKENS
+    limit = min(USUAL_TOKENS, most) if max_tokens is None else max_tokens
+    if not LEAST_TOKENS <= limit <= most:
+        raise ArxivEmbedError(f"--max-tokens {limit} does not fit model '{files.name}': give {LEAST_TOKENS} to {most}.")
+    windowed = not files.causal and limit > files.position_limit
+    task = task or files.tasks[0]
+    if task not in files.tasks:
+        raise ArxivEmbedError(f"Model '{files.name}' has no task '{task}': give {' or '.join(files.tasks)}.")
     return Space(
         model=files.name,
         revision=files.revision,
-        task="retrieval",
-        prompt=files.document_prompt,
+        task=task,
+        prompt=files.prompt(task, DOCUMENT),
         pooling=files.pooling,
         normalize=True,
         chunker=chunker,
         max_tokens=limit,
+        window=files.position_limit if windowed else 0,
+        overlap=min(MOST_OVERLAP, files.position_limit // SHARED_BY_WINDOWS) if windowed else 0,
         paper_tokens=min(limit, files.advised_tokens),
-        dimensions=files.dimensions,
+        dimensions=_dimensions(files, dimensions),
         template=TEMPLATE,
     )
 
 
-def default_max_tokens(files: ModelFiles) -> int:
-    """All the positions that the model has, up to 512: arXiv's abstracts are shorter, all but a few."""
-    return min(files.position_limit, 512)
+def _dimensions(files: ModelFiles, asked: int | None) -> int:
+    if asked is None or asked == files.dimensions:
+        return files.dimensions
+    if asked in files.shorter:
+        return asked
+    if not files.shorter:
+        raise ArxivEmbedError(
+            f"--dimensions {asked}: model '{files.name}' does not say that its vectors may be cut; they have "
+            f"{files.dimensions} (a model file can say so, see docs/models.md)."
+        )
+    lengths = ", ".join(map(str, (*files.shorter, files.dimensions)))
+    raise ArxivEmbedError(f"--dimensions {asked} does not fit model '{files.name}': give one of {lengths}.")

@@ -124,7 +124,7 @@ class Pool:
 
     def _start(self, lane: Lane) -> None:
         sharers = sum(other.device.kind == lane.device.kind for other in self._lanes)
-        lane.start(Setup(self._files, lane.device.torch_name, self.dtype, sharers), time.monotonic())
+        lane.start(Setup(self._files, self._space, lane.device.torch_name, self.dtype, sharers), time.monotonic())
 
     def _receive_ready(self, lane: Lane) -> str:
         """Takes a starting worker's first answer; returns why it cannot start, "" where it can."""

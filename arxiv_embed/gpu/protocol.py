@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.encoding.space import Space
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The model as the pool's process found it, where to compute (`device` in torch's words), in which type, and how
-    many workers share what the machine has of this kind of device."""
+    """The model as the pool's process found it, the space to embed in, where to compute (`device` in torch's words), in
+    which type, and how many workers share what the machine has of this kind of device."""
 
     files: ModelFiles
+    space: Space
     device: str
     dtype: str
     sharers: int = 1
@@ -136,8 +137,8 @@ def receive(connection: Connection) -> Any:
     """The next `Message`. Raises `EOFError` or `OSError` where the other side is gone."""
     kind, fields = json.loads(connection.recv_bytes())
     if kind == "Setup":
-        files = fields["files"]
-        fields["files"] = ModelFiles(**{**files, "folder": Path(files["folder"])})
+        fields["files"] = ModelFiles.from_json(fields["files"])
+        fields["space"] = Space(**fields["space"])
     elif kind == "Ready":
         fields["law"] = tuple(fields["law"])
     return KINDS[kind](**fields)

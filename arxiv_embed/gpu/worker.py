@@ -164,7 +164,7 @@ def load_model(setup: Setup, encoder_of: Callable[[Setup, str], Encoder] | None 
 
     torch.set_num_threads(1)
     dtype = choose_dtype(setup.dtype, setup.device)
-    encoder = encoder_of(setup, dtype) if encoder_of else load_encoder(setup.files, setup.device, dtype)
+    encoder = encoder_of(setup, dtype) if encoder_of else load_encoder(setup.files, setup.space, setup.device, dtype)
     encoder.encode(FIRST_BATCH)
     return Loaded(encoder, dtype, meter, BEST_TOKENS["cpu" if setup.device == "cpu" else "cuda"])
 

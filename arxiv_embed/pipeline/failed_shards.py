@@ -25,8 +25,6 @@ from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NA
 from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_STATUSES
 
 from arxiv_embed.attempts import PASSING
-from arxiv_embed.encoding.model import resolve_model
-from arxiv_embed.encoding.space import space_of
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.pipeline.failures import newest_failures
 from arxiv_embed.pipeline.jobs import embed_pending, embed_shards
@@ -153,7 +151,7 @@ def _there(due: Sequence[Case], settings: Settings) -> list[Case]:
     try:
         options = EmbeddingResource().options(GpuResource(), settings)
         shards = {shard.key for shard in list_shards_of(options, settings).shards}
-        space = space_of(resolve_model(options.model, local_only=True), options.chunker, options.max_tokens)
+        space = EmbeddingResource().space(settings, local_only=True)
     except ArxivEmbedError:  # the run of a stopped one says it
         return [case for case in due if not case.shard]
     return [case for case in due if not case.shard or (case.shard in shards and case.space == space.fingerprint)]

@@ -13,8 +13,6 @@ from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest, Source
 from arxiv_embed.checkpoint.quarantine import Damage
 from arxiv_embed.checkpoint.reader import CheckpointReader
 from arxiv_embed.checkpoint.store import CheckpointStore
-from arxiv_embed.encoding.model import resolve_model
-from arxiv_embed.encoding.space import space_of
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.pipeline.resources import EmbeddingResource
 from arxiv_embed.plan import papers_key
@@ -98,9 +96,7 @@ class CheckpointIOManager(ConfigurableIOManager):
         of_asset: Any = context.upstream_output if isinstance(context, InputContext) else context
         if of_asset is None or not of_asset.definition_metadata.get(IN_SPACE):
             return ""
-        settings = settings_from_environment()
-        files = resolve_model(self.embedding.model or settings.model)
-        return space_of(files, self.embedding.chunker, self.embedding.max_tokens).fingerprint
+        return self.embedding.space(settings_from_environment()).fingerprint
 
 
 def damage_observation(damage: Damage) -> AssetObservation:

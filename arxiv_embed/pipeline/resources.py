@@ -11,6 +11,8 @@ from pathlib import Path
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import (
@@ -52,10 +54,15 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     store: str | None = Field(default=None, description="Vector store; " + _FROM.format("ARXIV_EMBED_STORE"))
     checkpoint_dir: str | None = Field(default=None, description="Folder of checkpoints; by default in the home")
     model: str | None = Field(
-        default=None, description="Hugging Face name or folder; " + _FROM.format("ARXIV_EMBED_MODEL")
+        default=None,
+        description="Hugging Face name, folder, or model file (.toml); " + _FROM.format("ARXIV_EMBED_MODEL"),
     )
     chunker: str = Field(default="sentences:128", description="sentences:N, fixed:N or whole")
-    max_tokens: int | None = Field(default=None, description="Tokens of a paper that are embedded; the model's default")
+    max_tokens: int | None = Field(
+        default=None, description="Tokens of a paper that are embedded; by default up to 8192"
+    )
+    task: str | None = Field(default=None, description="What the vectors are for, where the model has several tasks")
+    dimensions: int | None = Field(default=None, description="Cut vectors to so many, where the model allows it")
     fresh: bool = Field(default=False, description="Do everything again; old checkpoints stay as backup")
     limit: int | None = Field(default=None, description="Embed so many papers and no more")
     shard_papers: int = Field(default=DEFAULT_SHARD_PAPERS, description="Papers of a shard at most")
@@ -66,7 +73,7 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     def options(self, gpus: GpuResource, settings: Settings) -> RunOptions:
         """Raises `ArxivEmbedError` where no metadata folder is named, or a number is out of its range."""
         _check("batch_size", gpus.batch_size, MOST_BATCH_SIZE)
-        for name in ("limit", "shard_papers", "attempts"):
+        for name in ("limit", "shard_papers", "attempts", "dimensions"):
             _check(name, getattr(self, name))
         folder = Path(self.metadata_dir).expanduser().absolute() if self.metadata_dir else settings.metadata_dir
         if folder is None:
@@ -82,6 +89,8 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             dtype=gpus.dtype,
             chunker=self.chunker,
             max_tokens=self.max_tokens,
+            task=self.task,
+            dimensions=self.dimensions,
             batch_size=gpus.batch_size,
             production=gpus.production,
             fresh=self.fresh,
@@ -92,6 +101,11 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             retry_failed=self.retry_failed,
             wait_for_devices=gpus.wait,
         )
+
+    def space(self, settings: Settings, *, local_only: bool = False) -> Space:
+        """What is embedded in; raises `ArxivEmbedError` as `resolve_model` and `space_of` do."""
+        files = resolve_model(self.model or settings.model, local_only=local_only)
+        return space_of(files, self.chunker, self.max_tokens, self.task, self.dimensions)
 
     def checkpoints(self, settings: Settings) -> Path:
         """The folder of checkpoints."""
@@ -124,7 +138,7 @@ def resource_config(options: RunOptions) -> dict[str, object]:
         "priority": list(options.priority),
         "attempts": options.attempts,
         "retry_failed": options.retry_failed,
-        **({} if options.max_tokens is None else {"max_tokens": options.max_tokens}),
-        **({} if options.limit is None else {"limit": options.limit}),
     }
+    chosen = {"max_tokens": options.max_tokens, "task": options.task, "dimensions": options.dimensions}
+    embedding |= {name: value for name, value in {**chosen, "limit": options.limit}.items() if value is not None}
     return {"gpus": {"config": gpus}, "embedding": {"config": embedding}}

@@ -15,8 +15,6 @@ from dagster._core.definitions.data_version import (
 )
 
 from arxiv_embed.attempts import STEPS
-from arxiv_embed.encoding.model import resolve_model
-from arxiv_embed.encoding.space import space_of
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.pipeline.resources import EmbeddingResource
 from arxiv_embed.plan import stored_identity
@@ -37,9 +35,8 @@ def code_versions(space: str) -> dict[str, str]:
 def code_versions_by_default(settings: Settings) -> Mapping[str, str]:
     """As the environment has it; none where its model is not on this machine: definitions are loaded by every process
     of Dagster, and a run will fetch it, or say why it cannot."""
-    options = EmbeddingResource()
     try:
-        space = space_of(resolve_model(settings.model, local_only=True), options.chunker, options.max_tokens)
+        space = EmbeddingResource().space(settings, local_only=True)
     except ArxivEmbedError:
         return {}
     return code_versions(space.fingerprint)

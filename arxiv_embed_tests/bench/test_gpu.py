@@ -25,7 +25,7 @@ from arxiv_embed_tests.conftest import REPOSITORY
 from bench import gpu
 from bench.abstract_lengths import abstract_lengths, counted
 from bench.gpu_beside import Timed, ids_of, text_of, wrapped
-from bench.gpu_model import CHUNK_TOKENS, JINA_V4, TextShape, model_files, random_model, random_papers
+from bench.gpu_model import CHUNK_TOKENS, JINA_V4, TextShape, model_files, random_model, random_papers, space
 from bench.gpu_worker import loader
 from bench.metric import Metric
 
@@ -44,7 +44,7 @@ from arxiv_embed.gpu.protocol import Setup
 from bench import gpu, gpu_model, gpu_worker
 
 shape = gpu_model.TextShape(2, 64, 4, 2, 160, 500)
-loaded = gpu_worker.loader(shape)(Setup(gpu_model.model_files(shape), "cpu", "float32"))
+loaded = gpu_worker.loader(shape)(Setup(gpu_model.model_files(shape), gpu_model.space(shape), "cpu", "float32"))
 assert loaded.encoder.encode(pack(gpu_model.random_papers(3, 500))).shape[1] == 64
 devices = gpu.parse_devices("cpu:1")
 gpu.to_json(gpu.machine(devices), gpu.Results())
@@ -243,7 +243,7 @@ def test_a_device_that_fails_is_said_in_one_line_and_nothing_is_written(
 
 def test_the_worker_and_sentence_transformers_compute_the_same_vectors_of_the_same_papers() -> None:
     papers = random_papers(40, TINY.vocabulary)
-    loaded = loader(TINY)(Setup(model_files(TINY), "cpu", "float32"))
+    loaded = loader(TINY)(Setup(model_files(TINY), space(TINY), "cpu", "float32"))
     ours = loaded.encoder.encode(pack(papers))[np.cumsum([0, *(len(paper.spans) for paper in papers[:-1])])]
     beside = wrapped(random_model(TINY, "cpu", "float32"), "cpu")
     theirs = beside.encode([text_of(paper.ids) for paper in papers], show_progress_bar=False)
@@ -263,7 +263,7 @@ def test_no_process_keeps_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(type(random_model(TINY, "cpu", "float32")), "forward", watched)
     [paper] = random_papers(1, TINY.vocabulary)
-    loader(TINY)(Setup(model_files(TINY), "cpu", "float32")).encoder.encode(pack([paper]))
+    loader(TINY)(Setup(model_files(TINY), space(TINY), "cpu", "float32")).encoder.encode(pack([paper]))
     wrapped(random_model(TINY, "cpu", "float32"), "cpu").encode([text_of(paper.ids)], show_progress_bar=False)
     assert len(kept) >= 2
     assert set(kept) == {None}

@@ -14,8 +14,9 @@ from transformers import BertModel
 from arxiv_embed.encoding.batch import TokenBatch, pack
 from arxiv_embed.encoding.bert import PackedBert
 from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.space import space_of
 from arxiv_embed.encoding.tokens import TokenizedPaper
-from arxiv_embed_tests.tiny_models import save_bert
+from arxiv_embed_tests.tiny_models import save_bert, save_pooling
 
 VOCABULARY = 100
 LEAST_COSINE = {torch.float32: 0.999999, torch.bfloat16: 0.999}
@@ -43,7 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packed(folder: Path, dtype: torch.dtype) -> PackedBert:
-    return PackedBert(resolve_model(str(folder)), dtype)
+    return packed_bert(folder, dtype)
+
+
+def packed_bert(folder: Path, dtype: torch.dtype) -> PackedBert:
+    files = resolve_model(str(folder))
+    return PackedBert(files, space_of(files, "whole", files.position_limit), dtype)
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +123,11 @@ def test_the_older_names_of_weights_are_understood(
         for name, value in load_file(folder / "model.safetensors").items()
     }
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_pooling(tmp_path, "mean_tokens")
     for file in ("config.json", "tokenizer.json"):
         (tmp_path / file).write_bytes((folder / file).read_bytes())
     batch = batch_of([30, 9])
-    assert np.array_equal(PackedBert(resolve_model(str(tmp_path)), dtype).encode(batch), packed.encode(batch))
+    assert np.array_equal(packed_bert(tmp_path, dtype).encode(batch), packed.encode(batch))
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed_tests.tiny_models import bytepairs, save_bert, save_distilbert, save_pooling
 
 TEXTS = ["The star is a galaxy. A field of stars.", "", "quantum theory " * 40, "In the model we trust. " * 3, "x"]
+LIMIT = 64
 
 
-def states_of(model: Any, tokenizer: Tokenizer, text: str, limit: int = 64) -> torch.Tensor:
+def states_of(model: Any, tokenizer: Tokenizer, text: str, limit: int = LIMIT) -> torch.Tensor:
     """One text's last hidden states [tokens, width], by transformers alone."""
     tokenizer.enable_truncation(limit)
     with torch.inference_mode():
@@ -33,10 +34,16 @@ def states_of(model: Any, tokenizer: Tokenizer, text: str, limit: int = 64) -> t
 
 def paper_vectors(folder: Path, dtype: str) -> np.ndarray:
     files = resolve_model(str(folder))
-    papers = PaperTokenizer(files, space_of(files, "fixed:8")).tokenize(TEXTS)
-    vectors = load_encoder(files, "cpu", dtype).encode(pack(papers))
+    space = space_of(files, "fixed:8", LIMIT)
+    papers = PaperTokenizer(files, space).tokenize(TEXTS)
+    vectors = load_encoder(files, space, "cpu", dtype).encode(pack(papers))
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     return vectors[np.cumsum([0, *(len(paper.spans) for paper in papers[:-1])])]
+
+
+def loaded(folder: Path, dtype: str) -> encoder.Encoder:
+    files = resolve_model(str(folder))
+    return load_encoder(files, space_of(files, "whole"), "cpu", dtype)
 
 
 @pytest.mark.parametrize(("dtype", "cosine"), [("float32", 0.99999), ("bfloat16", 0.999)])
@@ -60,10 +67,11 @@ def test_the_token_weighted_mean_of_unnormalized_chunks_is_the_document_s_mean(
 ) -> None:
     save_bert(tmp_path)
     files = resolve_model(str(tmp_path))
-    monkeypatch.setattr(encoder.torch.nn.functional, "normalize", lambda sums, dim: sums)  # sums, not unit vectors
-    encode = TransformersEncoder(files, "cpu", "float32").encode
+    monkeypatch.setattr(torch.nn.functional, "normalize", lambda sums, dim: sums)  # sums, not unit vectors
     for chunker in ("sentences:7", "fixed:5", "whole"):
-        for paper in PaperTokenizer(files, space_of(files, chunker)).tokenize(TEXTS):
+        space = space_of(files, chunker, LIMIT)
+        encode = TransformersEncoder(files, space, "cpu", torch.float32).encode
+        for paper in PaperTokenizer(files, space).tokenize(TEXTS):
             if len(paper.spans) > 1:
                 document, *chunks = encode(pack([paper]))
                 lengths = np.diff(paper.spans, axis=1)[1:]
@@ -84,7 +92,7 @@ def test_weights_that_are_not_whole_are_refused_and_never_filled_with_chance(tmp
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ArxivEmbedError, match=r"lack encoder\.layer\.1\.output\.dense\.weight"):
-        load_encoder(resolve_model(str(tmp_path)), "cpu", dtype)
+        loaded(tmp_path, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -100,8 +108,10 @@ def test_a_missing_pooler_matters_nothing(tmp_path: Path, dtype: str) -> None:
 
 def test_queries_are_encoded_with_the_query_prompt(tmp_path: Path) -> None:
     model = save_bert(tmp_path)
-    files = replace(resolve_model(str(tmp_path)), query_prompt="the query: ")
-    queries = TextEncoder(files, space_of(files, "sentences:5"), dtype="float32").encode_queries(["star", "a. B " * 30])
+    files = replace(resolve_model(str(tmp_path)), prompts={"query": "the query: "})
+    queries = TextEncoder(files, space_of(files, "sentences:5", LIMIT), dtype="float32").encode_queries(
+        ["star", "a. B " * 30]
+    )
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for query, text in zip(queries, ["the query: star", "the query: " + "a. B " * 30], strict=True):
         expected = states_of(model, tokenizer, text).mean(0)
@@ -138,7 +148,7 @@ def test_bfloat16_may_be_asked_of_a_cpu_without_it(tmp_path: Path, monkeypatch: 
     save_bert(tmp_path)
     expected = paper_vectors(tmp_path, "float32")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert isinstance(load_encoder(resolve_model(str(tmp_path)), "cpu", "bfloat16"), TransformersEncoder)
+    assert isinstance(loaded(tmp_path, "bfloat16"), TransformersEncoder)
     assert ((paper_vectors(tmp_path, "bfloat16") * expected).sum(1) > 0.999).all()
 
 

@@ -36,7 +36,7 @@ def change_config(folder: Path, **changes: object) -> None:
 def test_the_bundled_model_has_one_identity_under_both_its_names(name: str) -> None:
     files = resolve_model(name)
     assert (files.name, files.dimensions, files.position_limit) == ("all-MiniLM-L6-v2", 384, 512)
-    assert (files.pooling, files.document_prompt, files.query_prompt) == ("mean", "", "")
+    assert (files.pooling, files.prompts, files.causal, files.shorter) == ("mean", {}, False, ())
 
 
 def test_a_folder_is_a_model(bert: Path) -> None:
@@ -77,7 +77,7 @@ def test_prompts_are_what_the_model_says(copy: Path) -> None:
     prompts = {"prompts": {"query": "query: ", "passage": "passage: "}}
     (copy / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     files = resolve_model(str(copy))
-    assert (files.query_prompt, files.document_prompt) == ("query: ", "passage: ")
+    assert [files.prompt("retrieval", role) for role in ("query", "document")] == ["query: ", "passage: "]
 
 
 def test_other_weights_are_another_revision(bert: Path, copy: Path) -> None:
@@ -126,9 +126,8 @@ def test_a_layer_behind_the_pooling_is_refused(copy: Path) -> None:
         resolve_model(str(copy))
 
 
-@pytest.mark.parametrize("modes", [[], ["mean_tokens", "cls_token"], ["max_tokens"]])
+@pytest.mark.parametrize("modes", [["mean_tokens", "cls_token"], ["max_tokens"]])
 def test_a_pooling_that_is_not_supported_is_refused(copy: Path, modes: list[str]) -> None:
-    (copy / "1_Pooling").mkdir()
     pooling = {f"pooling_mode_{mode}": True for mode in modes}
     (copy / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     with pytest.raises(ArxivEmbedError, match="pools in a way"):

@@ -12,18 +12,53 @@ from arxiv_embed.errors import ArxivEmbedError
 
 FILES = resolve_model("all-MiniLM-L6-v2")
 SPACE = space_of(FILES, "sentences:128")
+CAUSAL = replace(FILES, causal=True)
 
 
-def test_the_default_limit_is_all_the_positions_of_the_model_up_to_512() -> None:
-    assert SPACE.max_tokens == 512
-    assert space_of(replace(FILES, position_limit=130), "whole").max_tokens == 130
-    assert space_of(replace(FILES, position_limit=32768), "whole").max_tokens == 512
+def test_by_default_no_title_and_abstract_is_cut() -> None:
+    assert (SPACE.max_tokens, SPACE.window, SPACE.overlap) == (8192, 512, 128)
+
+
+@pytest.mark.parametrize(("positions", "limit"), [(130, 130), (32768, 8192)])
+def test_a_causal_model_s_default_limit_is_its_last_position_at_most(positions: int, limit: int) -> None:
+    space = space_of(replace(CAUSAL, position_limit=positions), "whole")
+    assert (space.max_tokens, space.window, space.overlap) == (limit, 0, 0)
+
+
+@pytest.mark.parametrize("limit", [256, 512])
+def test_texts_that_the_model_has_positions_for_need_no_windows(limit: int) -> None:
+    space = space_of(FILES, "whole", limit)
+    assert (space.max_tokens, space.window, space.overlap) == (limit, 0, 0)
 
 
 @pytest.mark.parametrize("limit", [0, 7, 513, -1])
-def test_a_limit_that_the_model_has_no_positions_for_is_refused(limit: int) -> None:
+def test_a_limit_that_a_causal_model_has_no_positions_for_is_refused(limit: int) -> None:
     with pytest.raises(ArxivEmbedError, match="give 8 to 512"):
+        space_of(CAUSAL, "whole", limit)
+
+
+@pytest.mark.parametrize("limit", [0, 7, 1_000_001, -1])
+def test_a_limit_beyond_reason_is_refused(limit: int) -> None:
+    with pytest.raises(ArxivEmbedError, match="give 8 to 1000000"):
         space_of(FILES, "whole", limit)
+
+
+def test_a_task_has_its_own_prompt_and_space() -> None:
+    files = replace(FILES, tasks=("retrieval", "code"), prompts={"document": "Passage: ", "code": "Code: "})
+    usual, code = space_of(files, "whole"), space_of(files, "whole", task="code")
+    assert (usual.task, usual.prompt) == ("retrieval", "Passage: ")
+    assert (code.task, code.prompt) == ("code", "Code: ")
+    with pytest.raises(ArxivEmbedError, match="has no task 'clustering': give retrieval or code"):
+        space_of(files, "whole", task="clustering")
+
+
+def test_vectors_are_as_long_as_the_model_allows() -> None:
+    files = replace(FILES, shorter=(64, 128))
+    assert [space_of(files, "whole", dimensions=asked).dimensions for asked in (None, 64, 384)] == [384, 64, 384]
+    with pytest.raises(ArxivEmbedError, match="give one of 64, 128, 384"):
+        space_of(files, "whole", dimensions=100)
+    with pytest.raises(ArxivEmbedError, match="does not say that its vectors may be cut; they have 384"):
+        space_of(FILES, "whole", dimensions=64)
 
 
 def test_an_unknown_chunker_is_refused() -> None:

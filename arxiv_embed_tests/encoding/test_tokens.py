@@ -70,7 +70,7 @@ def test_chunks_cover_all_content_where_a_character_is_several_tokens(
     bytes_files: ModelFiles, text: str, spec: str, prompt: str
 ) -> None:
     size = int(spec.partition(":")[2] or 64)
-    [paper] = tokenizer_of(bytes_files, spec, prompt=prompt).tokenize([text])
+    [paper] = tokenizer_of(bytes_files, spec, 64, prompt).tokenize([text])
     assert_whole(paper, text, size, special=len(prompt.encode()) + 1)
     assert 1 <= len(paper.ids) <= 64
 
@@ -93,12 +93,14 @@ def test_a_character_that_two_chunks_share_belongs_to_the_first() -> None:
 
 def test_what_the_limit_cuts_is_counted() -> None:
     text = "star " * 5000
-    [paper] = tokenizer_of(BUNDLED, "sentences:128").tokenize([text])
+    [paper] = tokenizer_of(BUNDLED, "sentences:128", 512).tokenize([text])
     assert len(paper.ids) == 512
     assert paper.cut_tokens == 5000 - 510
     assert paper.chars[-1].tolist()[1] == 510 * 5 - 1
-    [short] = tokenizer_of(BUNDLED, "sentences:128").tokenize(["star " * 510])
+    [short] = tokenizer_of(BUNDLED, "sentences:128", 512).tokenize(["star " * 510])
     assert (len(short.ids), short.cut_tokens) == (512, 0)
+    [whole] = tokenizer_of(BUNDLED, "sentences:128").tokenize([text])
+    assert (len(whole.ids), whole.cut_tokens) == (5002, 0)
 
 
 def test_a_paper_s_own_vector_is_of_the_tokens_that_its_model_advises_and_chunks_are_of_all() -> None:

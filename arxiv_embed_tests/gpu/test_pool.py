@@ -52,13 +52,13 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
 
 @pytest.fixture(scope="module")
 def space(bert: ModelFiles) -> Space:
-    return space_of(bert, "sentences:16")
+    return space_of(bert, "sentences:16", bert.position_limit)
 
 
 @pytest.fixture(scope="module")
 def expected(bert: ModelFiles, space: Space) -> list[np.ndarray]:
     """Every text's vectors, embedded alone by transformers."""
-    encoder = load_encoder(bert, "cpu", "float32")
+    encoder = load_encoder(bert, space_of(bert, "sentences:16"), "cpu", "float32")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker: for so small a model more of them only wait for one another
     vectors = [encoder.encode(pack([paper])) for paper in PaperTokenizer(bert, space).tokenize(TEXTS)]
@@ -175,7 +175,7 @@ def test_a_model_that_is_no_bert_is_embedded_by_its_name(tmp_path: Path) -> None
     save_distilbert(tmp_path)
     files = resolve_model(str(tmp_path))
     space = space_of(files, "fixed:8")
-    encoder = load_encoder(files, "cpu", "float32")
+    encoder = load_encoder(files, space, "cpu", "float32")
     alone = [encoder.encode(pack([paper])) for paper in PaperTokenizer(files, space).tokenize(TEXTS[:40])]
     with Pool(files, space, parse_devices("cpu:1"), dtype="float32") as pool:
         assert_right(list(pool.encode(TEXTS[:40])), TEXTS[:40], alone)

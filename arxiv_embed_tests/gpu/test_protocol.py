@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.encoding.space import space_of
 from arxiv_embed.gpu.protocol import (
     KINDS,
     Cancel,
@@ -26,9 +27,12 @@ from arxiv_embed.gpu.protocol import (
     send,
 )
 
-FILES = ModelFiles("tiny", Path("/models/tiny"), "abc", "bert", 8, 64, 64, "mean", "", "query: ")
+FILES = ModelFiles(
+    "tiny", Path("/models/tiny"), "abc", "bert", 8, 64, 64, "mean", prompts={"query": "query: "}, shorter=(4,)
+)
+SPACE = space_of(FILES, "whole")
 MESSAGES: list[Message] = [
-    Setup(FILES, "cuda:0", "auto", 2),
+    Setup(FILES, SPACE, "cuda:0", "auto", 2),
     Ready("bfloat16", "NVIDIA H100", 2**36, 2**33, 5, (1.5, 2.0, 0.0), True, False, 0, 2048, "bfloat16"),
     NotReady("no such file: “weights”"),
     Work(7, 1, 200, 600, 40_000, 2**35),

@@ -14,6 +14,7 @@ import numpy as np
 
 from arxiv_embed.encoding.batch import TokenBatch, pack
 from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.encoding.space import space_of
 from arxiv_embed.gpu.protocol import (
     Cancel,
     Cancelled,
@@ -96,8 +97,8 @@ class Served:
         self.slot.grow(bytes_needed(BATCH, WIDTH, "float32"))
         self.thread = threading.Thread(target=self._run, args=(theirs, device), daemon=True)
         self.thread.start()
-        files = ModelFiles("m", Path("/m"), "1", "a", WIDTH, 8, 8, "mean", "", "")
-        send(self.connection, Setup(files, "cpu", "float32"))
+        files = ModelFiles("m", Path("/m"), "1", "a", WIDTH, 8, 8, "mean")
+        send(self.connection, Setup(files, space_of(files, "whole"), "cpu", "float32"))
         assert isinstance(receive(self.connection), Ready)
 
     def _run(self, theirs: Connection, device: Device) -> None:
@@ -190,12 +191,14 @@ main(sys.argv[1:], load)
 STARTS = """
 import sys, time
 from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.space import space_of
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.process import WorkerProcess
 from arxiv_embed.gpu.protocol import Setup
 
 worker = WorkerProcess(parse_devices("cpu:1")[0], [sys.executable, "-c", sys.argv[1]])
-worker.send(Setup(resolve_model("all-MiniLM-L6-v2"), "cpu", "float32", 1))
+files = resolve_model("all-MiniLM-L6-v2")
+worker.send(Setup(files, space_of(files, "whole"), "cpu", "float32", 1))
 print(worker.pid, flush=True)
 time.sleep(60)
 """

@@ -33,6 +33,6 @@ def options(small_folder: Path, tiny_model: Path, settings: Settings, monkeypatc
 @pytest.fixture
 def pool(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> FakePool:
     """What runs in this process embed with, in place of the real one."""
-    pool = FakePool(space_of(resolve_model(options.model), options.chunker, options.max_tokens).dimensions)
+    pool = FakePool(space_of(resolve_model(options.model), options.chunker).dimensions)
     monkeypatch.setattr(arxiv_embed.equipment, "Pool", pool)
     return pool

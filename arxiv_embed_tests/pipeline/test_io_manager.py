@@ -95,7 +95,7 @@ def committed(options: RunOptions, shard: str) -> Mapping[str, list[Any]]:
 
 
 def vectors_key(options: RunOptions, shard: str) -> CheckpointKey:
-    return embeddings_key(shard, space_of(resolve_model(options.model), options.chunker, options.max_tokens))
+    return embeddings_key(shard, space_of(resolve_model(options.model), options.chunker))
 
 
 def data_of(options: RunOptions, shard: str) -> list[Path]:

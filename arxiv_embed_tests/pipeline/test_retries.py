@@ -181,7 +181,7 @@ def test_the_colours_of_partitions_tell_the_truth(
 
 
 def space(options: RunOptions):
-    return space_of(resolve_model(options.model), options.chunker, options.max_tokens)
+    return space_of(resolve_model(options.model), options.chunker)
 
 
 def test_a_run_that_gives_a_shard_up_says_so_and_has_failed(

@@ -1,0 +1,82 @@
+"""Configurations: what a model's config.json says of its shape, whatever its architecture calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
+INNER_KEYS = ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
+LENGTH_KEYS = ("max_position_embeddings", "n_positions")
+USUAL_POSITIONS = 512
+
+OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
+"""Architectures whose positions are counted from behind the padding token's id."""
+
+CAUSAL = frozenset(
+    {
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "glm",
+        "gpt2",
+        "gpt_neox",
+        "granite",
+        "llama",
+        "mistral",
+        "olmo2",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen2_5_vl",
+        "qwen2_5_vl_text",
+        "qwen3",
+        "smollm3",
+    }
+)
+"""Architectures in which a token sees only what comes before it, unless their configuration says otherwise."""
+
+Config = Mapping[str, Any]
+
+
+def text_config(config: Config) -> Config:
+    """The part about text, where a model has others."""
+    inner = config.get("text_config")
+    return {**inner, "model_type": inner.get("model_type", config.get("model_type"))} if inner else config
+
+
+def width(config: Config) -> int | None:
+    """The width of a token's state; None where the configuration does not say."""
+    return next((int(config[key]) for key in WIDTH_KEYS if config.get(key)), None)
+
+
+def position_offset(config: Config) -> int:
+    """The number of the first token's position."""
+    if config.get("model_type") not in OFFSET_POSITIONS:
+        return 0
+    padding = config.get("pad_token_id")
+    return 2 if padding is None else int(padding) + 1
+
+
+def position_limit(config: Config) -> int:
+    """How many tokens of a text the model has positions for."""
+    limit = next((int(config[key]) for key in LENGTH_KEYS if config.get(key)), USUAL_POSITIONS)
+    return limit - position_offset(config)
+
+
+def is_causal(config: Config) -> bool:
+    """Whether a token sees only what comes before it."""
+    if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
+        return False
+    return config.get("model_type") in CAUSAL or bool(config.get("is_decoder"))
+
+
+def activation_bytes(config: Config, itemsize: int) -> tuple[float, float]:
+    """What a forward pass without gradients holds at once, by a model's configuration.
+
+    Bytes a computed token (the larger of a layer's two halves: residual, queries, keys, values and output; or residual,
+    norm and three arrays of the MLP's width), and bytes a token for pooling in float32.
+    """
+    states = width(config) or 0
+    inner = next((config[key] for key in INNER_KEYS if config.get(key)), 4 * states)
+    return itemsize * max(5 * states, 2 * states + 3 * inner), 2 * 4 * states

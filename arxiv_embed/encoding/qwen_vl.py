@@ -1,0 +1,116 @@
+"""The text model of a Qwen2.5-VL, without vision and head, a task's adapter merged where the folder has one.
+
+Two layouts are read: a checkpoint of `Qwen2_5_VLForConditionalGeneration`, and Jina v4's base repository, whose
+adapter in `adapters/` holds a pair of matrices for each module and task.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arxiv_embed.encoding import config as configured
+from arxiv_embed.encoding.jina import BASE_ARCHITECTURE
+from arxiv_embed.errors import ArxivEmbedError
+
+TEXT_ARCHITECTURES = ("qwen2_5_vl", "qwen2_5_vl_text")
+ADAPTERS = "adapters"
+
+_PREFIX = re.compile(r"(?:base_model\.model\.)?(?:(?:model|language_model)\.)*")
+_TEXT_WEIGHT = re.compile(r"embed_tokens\.weight|norm\.weight|layers\.\d+\..+")
+_NOT_TEXT = re.compile(r"(?:^|\.)(?:visual|lm_head|multi_vector_projector|single_vector_projector)\.")
+_LORA_WEIGHT = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?:(?P<task>[^.]+)\.)?weight")
+
+
+def is_text_of_qwen_vl(config: Mapping[str, Any]) -> bool:
+    """Whether `load_text_model` loads a model of this configuration."""
+    return config.get("model_type") in TEXT_ARCHITECTURES or BASE_ARCHITECTURE in (config.get("architectures") or ())
+
+
+def load_text_model(folder: Path, task: str, device: str, dtype: torch.dtype) -> torch.nn.Module:
+    """transformers' own Qwen2.5-VL text model with the weights of `folder`, the task's adapter merged where there is
+    one. Weights of vision, language-model head and projectors are not read; no weight is held twice.
+
+    Raises `ArxivEmbedError` where a weight is missing, or the adapter has none for the task.
+    """
+    from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
+
+    config = json.loads((folder / "config.json").read_bytes())
+    text = dict(configured.text_config(config))
+    text.pop("model_type", None)
+    with torch.device("meta"):
+        model: torch.nn.Module = Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**text)).to(dtype)
+    lora = _read_adapter(folder / ADAPTERS, task)
+    parameters = dict(model.named_parameters())
+    weights: dict[str, torch.Tensor] = {}
+    for name, weight in _text_weights(folder):
+        if name not in parameters:
+            raise ArxivEmbedError(f"The weights in {folder} have {name}, which a Qwen2.5-VL text model has not.")
+        module = name.removesuffix(".weight")
+        weight = weight.to(device)
+        if module in lora:
+            up, down = (half.to(device) for half in lora.pop(module))
+            weight = weight.float() + up @ down
+        weights[name] = weight.to(dtype)
+    missing = [*sorted(parameters.keys() - weights.keys()), *sorted(lora)]
+    if missing:
+        raise ArxivEmbedError(f"The weights in {folder} lack {missing[0]}: fetch the model again.")
+    model.load_state_dict(weights, strict=True, assign=True)
+    # Made on no device, the rotary embedding has no numbers; it has no weights either.
+    with torch.device(device):
+        model.rotary_emb = type(model.rotary_emb)(model.config)
+    return model
+
+
+def _text_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The text model's weights by the names that transformers gives them in it, read one by one."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                if _NOT_TEXT.search(name):
+                    continue
+                inner = name[_end_of_prefix(name) :]
+                if _TEXT_WEIGHT.fullmatch(inner):
+                    yield inner, file.get_tensor(name)
+
+
+def _read_adapter(folder: Path, task: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By module the two float32 matrices whose product the adapter adds to its weight for that task; nothing where
+    there is no adapter.
+
+    LoRA (Hu et al. 2021, as PEFT saves it): alpha ÷ r × B·A.
+    """
+    from safetensors import safe_open
+
+    if not (folder / "adapter_config.json").is_file():
+        return {}
+    config = json.loads((folder / "adapter_config.json").read_bytes())
+    scale = config["lora_alpha"] / (config["r"] ** (0.5 if config.get("use_rslora") else 1.0))
+    halves: dict[str, dict[str, torch.Tensor]] = {}
+    tasks = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                match = _LORA_WEIGHT.fullmatch(name)
+                if match is None or _NOT_TEXT.search(name):
+                    continue
+                tasks.add(match["task"])
+                if match["task"] in (task, None):
+                    module = match["module"][_end_of_prefix(name) :]
+                    halves.setdefault(module, {})[match["side"]] = file.get_tensor(name).float()
+    if not halves or any(len(half) < 2 for half in halves.values()):
+        known = ", ".join(sorted(str(one) for one in tasks)) or "none"
+        raise ArxivEmbedError(f"The adapter in {folder} is not whole for the task '{task}' (it has {known}).")
+    return {module: (scale * half["B"], half["A"]) for module, half in halves.items()}
+
+
+def _end_of_prefix(name: str) -> int:
+    match = _PREFIX.match(name)
+    return match.end() if match else 0

@@ -1,0 +1,192 @@
+"""Recipes: how a model is to be used, as its own files say, a model file of a user's, or what is known of it by name.
+
+Only JSON and TOML are read here. A recipe says what it says and leaves the rest open, so that one can be laid over
+another.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from arxiv_embed.errors import ArxivEmbedError
+
+POOLINGS = ("mean", "cls", "last")
+POOLING_MODES = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+}
+MODULES = ("Transformer", "Pooling", "Normalize")
+"""What a model of sentence-transformers may consist of here."""
+
+LENGTH_OF_VECTORS_COUNTS = ("dot", "dot_product", "euclidean", "manhattan")
+RETRIEVAL = "retrieval"
+QUERY, DOCUMENT = "query", "document"
+ROLES = (QUERY, DOCUMENT, "passage")
+MODEL_FILE_SHOWN = "docs/models.md"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is to be used; None is what is not said.
+
+    `prompts` by the name of a task, a role ("query", "document") or both ("code.query"); `dimensions` to which vectors
+    may be cut; `max_tokens` from which the vector of a whole text is pooled; `positions` that the model has.
+    """
+
+    pooling: str | None = None
+    normalize: bool | None = None
+    prompts: Mapping[str, str] | None = None
+    tasks: tuple[str, ...] | None = None
+    dimensions: tuple[int, ...] | None = None
+    max_tokens: int | None = None
+    positions: int | None = None
+    causal: bool | None = None
+
+    def over(self, other: Recipe) -> Recipe:
+        """What this one says, and of the rest what the other does."""
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(other, **{name: value for name, value in said.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A user's own TOML file about a model; docs/models.md lists its keys."""
+
+    path: Path
+    model: str
+    revision: str | None
+    recipe: Recipe
+    remote_code: bool
+    fallback: str | None
+
+
+KEYS: Mapping[str, type] = {
+    "model": str,
+    "revision": str,
+    "pooling": str,
+    "normalize": bool,
+    "prompts": dict,
+    "dimensions": list,
+    "max_tokens": int,
+    "positions": int,
+    "causal": bool,
+    "remote_code": bool,
+    "fallback": str,
+}
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Raises `ArxivEmbedError` for a file that is no TOML, lacks `model`, or holds what does not belong there."""
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArxivEmbedError(f"The model file {path} cannot be read ({error}): mend it.") from None
+    for key, value in said.items():
+        kind = KEYS.get(key)
+        if kind is None:
+            raise ArxivEmbedError(f"The model file {path} has an unknown key '{key}': it may have {', '.join(KEYS)}.")
+        if type(value) is not kind:
+            raise ArxivEmbedError(f"'{key}' in the model file {path} is not of type {kind.__name__}: mend it.")
+    if "model" not in said:
+        raise ArxivEmbedError(f"The model file {path} names no model: add a line model = with a name or folder.")
+    _check(path, said)
+    revision = said.get("revision")
+    if said.get("remote_code") and not _is_commit(revision):
+        raise ArxivEmbedError(
+            f"The model file {path} asks for remote code without a pinned revision: add revision = with the full "
+            "commit that you have read."
+        )
+    recipe = Recipe(
+        pooling=said.get("pooling"),
+        normalize=said.get("normalize"),
+        prompts=said.get("prompts"),
+        dimensions=tuple(sorted(said["dimensions"])) if "dimensions" in said else None,
+        max_tokens=said.get("max_tokens"),
+        positions=said.get("positions"),
+        causal=said.get("causal"),
+    )
+    folder = path.parent / Path(said["model"]).expanduser()
+    model = str(folder) if folder.is_dir() else said["model"]
+    return ModelFile(path, model, revision, recipe, said.get("remote_code", False), said.get("fallback"))
+
+
+def _check(path: Path, said: Mapping[str, Any]) -> None:
+    problems = {
+        f"pooling = '{said.get('pooling')}' is none of {', '.join(POOLINGS)}": said.get("pooling", "mean")
+        not in POOLINGS,
+        "a prompt is no text": not all(isinstance(text, str) for text in said.get("prompts", {}).values()),
+        "dimensions are no whole numbers above 0": not all(
+            type(number) is int and number > 0 for number in said.get("dimensions", [])
+        ),
+        "max_tokens and positions must be above 0": min(said.get("max_tokens", 1), said.get("positions", 1)) < 1,
+        "normalize = false is not supported, as search is by cosine": said.get("normalize") is False,
+    }
+    for problem, is_so in problems.items():
+        if is_so:
+            raise ArxivEmbedError(f"In the model file {path} {problem}: mend it.")
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)
+
+
+def recipe_of_files(name: str, folder: Path) -> Recipe:
+    """What a model's sentence-transformers files say. Raises `ArxivEmbedError` where they say what is not supported."""
+    modules = read_json(folder / "modules.json", name, [])
+    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    for kind in kinds:
+        if kind not in MODULES:
+            raise ArxivEmbedError(f"Model '{name}' ends in a {kind} layer, which is not supported: choose another.")
+    said = read_json(folder / "config_sentence_transformers.json", name, {})
+    prompts = {key: text or "" for key, text in (said.get("prompts") or {}).items()}
+    tasks = [key for key in prompts if key not in ROLES and "." not in key and key != RETRIEVAL]
+    normalize: bool | None = True
+    if "Normalize" not in kinds and said.get("similarity_fn_name") in LENGTH_OF_VECTORS_COUNTS:
+        normalize = False
+    return Recipe(
+        pooling=_pooling(name, folder, modules),
+        normalize=normalize,
+        prompts=prompts,
+        tasks=(RETRIEVAL, *tasks),
+        max_tokens=read_json(folder / "sentence_bert_config.json", name, {}).get("max_seq_length"),
+    )
+
+
+def _pooling(name: str, folder: Path, modules: list[dict[str, Any]]) -> str | None:
+    place = next((m["path"] for m in modules if str(m.get("type", "")).endswith("Pooling")), "1_Pooling")
+    config = read_json(folder / place / "config.json", name, {})
+    if not config:
+        return None
+    if "pooling_mode" in config:
+        chosen = [{"lasttoken": "last"}.get(config["pooling_mode"], config["pooling_mode"])]
+    else:
+        chosen = [
+            POOLING_MODES.get(key, key) for key, is_set in config.items() if key.startswith("pooling_") and is_set
+        ]
+    if len(chosen) != 1 or chosen[0] not in POOLINGS:
+        raise ArxivEmbedError(f"Model '{name}' pools in a way that is not supported ({place}/config.json).")
+    return str(chosen[0])
+
+
+def read_json(path: Path, name: str, default: Any = None) -> Any:
+    """A JSON file's object (or list, where the default is one); the default where there is no such file.
+
+    Raises `ArxivEmbedError` for model `name` where there is none and no default, or it is broken.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if default is not None:
+            return default
+        raise ArxivEmbedError(f"Model '{name}' has no {path.name} in {path.parent}: is it a model's folder?") from None
+    except (ValueError, OSError):
+        value = None
+    if not isinstance(value, list if isinstance(default, list) else dict):
+        raise ArxivEmbedError(f"Model '{name}' has a broken {path.name} in {path.parent}: fetch it again.")
+    return value

@@ -1,0 +1,139 @@
+"""Jina v4: both layouts of its files give the vectors of transformers and PEFT; text only, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from arxiv_embed.encoding.batch import pack
+from arxiv_embed.encoding.encoder import TextEncoder
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.qwen_vl import load_text_model
+from arxiv_embed.encoding.space import space_of
+from arxiv_embed.encoding.tokens import PaperTokenizer
+from arxiv_embed.encoding.transformer import TransformersEncoder
+from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed_tests.encoding.architectures import TEXTS
+from arxiv_embed_tests.encoding.tiny_jina import CUTS, TASKS, WIDTH, TinyJina, drop_weights
+
+LEAST_COSINE = 0.99999
+PASSAGE = {"retrieval": "Passage: ", "text-matching": "Query: ", "code": "Passage: "}
+
+
+@pytest.fixture(scope="module")
+def jina() -> TinyJina:
+    return TinyJina()
+
+
+@pytest.fixture(scope="module")
+def base(jina: TinyJina, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "jina-embeddings-v4"
+    jina.save_base(folder)
+    return folder
+
+
+def paper_vectors(folder: Path, task: str, dimensions: int | None = None) -> np.ndarray:
+    files = resolve_model(str(folder))
+    space = space_of(files, "whole", task=task, dimensions=dimensions)
+    papers = PaperTokenizer(files, space).tokenize(TEXTS)
+    vectors = TransformersEncoder(files, space, "cpu", torch.float32).encode(pack(papers))
+    return vectors[::2]  # the paper's, not its chunk's
+
+
+def least_cosine(ours: np.ndarray, theirs: torch.Tensor) -> float:
+    return float((ours * theirs.numpy()).sum(1).min())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_base_repository_gives_each_task_s_vectors_as_peft_does(jina: TinyJina, base: Path, task: str) -> None:
+    assert least_cosine(paper_vectors(base, task), jina.vectors(TEXTS, task, PASSAGE[task])) >= LEAST_COSINE
+    others = [paper_vectors(base, other) for other in TASKS if other != task]
+    assert all((paper_vectors(base, task) * other).sum(1).max() < 0.99 for other in others)
+
+
+@pytest.mark.parametrize("old_names", [True, False], ids=["transformers 4", "transformers 5"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_merged_checkpoint_gives_the_same(jina: TinyJina, tmp_path: Path, task: str, old_names: bool) -> None:
+    folder = tmp_path / f"jina-embeddings-v4-vllm-{task}"
+    jina.save_merged(folder, task, old_names=old_names)
+    files = resolve_model(str(folder))
+    assert files.tasks == (task,)
+    assert least_cosine(paper_vectors(folder, task), jina.vectors(TEXTS, task, PASSAGE[task])) >= LEAST_COSINE
+
+
+@pytest.mark.parametrize("dimensions", CUTS)
+def test_shorter_vectors_are_cut_and_of_unit_length_again(jina: TinyJina, base: Path, dimensions: int) -> None:
+    ours = paper_vectors(base, "retrieval", dimensions)
+    assert ours.shape[1] == dimensions
+    assert least_cosine(ours, jina.vectors(TEXTS, "retrieval", "Passage: ", dimensions)) >= LEAST_COSINE
+
+
+def test_queries_have_their_own_prefix(jina: TinyJina, base: Path) -> None:
+    files = resolve_model(str(base))
+    for task in TASKS:
+        queries = TextEncoder(files, space_of(files, "whole", task=task), dtype="float32").encode_queries(TEXTS)
+        assert least_cosine(queries, jina.vectors(TEXTS, task, "Query: ")) >= LEAST_COSINE
+
+
+def test_what_is_known_of_it_needs_no_files_of_sentence_transformers(base: Path) -> None:
+    files = resolve_model(str(base))
+    assert (files.pooling, files.causal, files.tasks) == ("mean", True, TASKS)
+    assert (files.dimensions, files.shorter, files.position_limit) == (WIDTH, (8, 16), 512)
+
+
+def test_the_full_model_s_positions_end_where_it_was_trained_to(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "full"))
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 128_000}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert resolve_model(str(folder)).position_limit == 32_768
+
+
+def test_vision_head_and_projector_are_never_read(base: Path, jina: TinyJina, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "text"))
+    for file in sorted(folder.glob("*.safetensors")):
+        others = [name for name in load_file(file) if name.startswith(("visual.", "multi_vector_projector."))]
+        assert others
+        drop_weights(folder, file.name, *others)
+    model = load_text_model(folder, "code", "cpu", torch.float32)
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"embed_tokens", "layers", "norm"}
+    assert least_cosine(paper_vectors(folder, "code"), jina.vectors(TEXTS, "code", "Passage: ")) >= LEAST_COSINE
+
+
+def test_bfloat16_is_near(base: Path) -> None:
+    files = resolve_model(str(base))
+    space = space_of(files, "whole")
+    papers = PaperTokenizer(files, space).tokenize(TEXTS)
+    near = TransformersEncoder(files, space, "cpu", torch.bfloat16).encode(pack(papers))
+    assert (near[::2] * paper_vectors(base, "retrieval")).sum(1).min() > 0.99
+
+
+def test_another_adapter_is_another_revision(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "other"))
+    assert resolve_model(str(folder)).revision == resolve_model(str(base)).revision
+    adapter = folder / "adapters" / "adapter_model.safetensors"
+    save_file({name: 2 * value for name, value in load_file(adapter).items()}, adapter, metadata={"format": "pt"})
+    assert resolve_model(str(folder)).revision != resolve_model(str(base)).revision
+
+
+def test_a_missing_weight_is_named(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "part"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    file = next(path.name for path in folder.glob("*.safetensors") if name in load_file(path))
+    drop_weights(folder, file, name)
+    with pytest.raises(ArxivEmbedError, match=r"lack layers\.1\.mlp\.up_proj\.weight: fetch the model again"):
+        paper_vectors(folder, "retrieval")
+
+
+def test_an_adapter_that_is_not_whole_is_named(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "part"))
+    name = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_B.code.weight"
+    drop_weights(folder / "adapters", "adapter_model.safetensors", name)
+    with pytest.raises(ArxivEmbedError, match="not whole for the task 'code'"):
+        paper_vectors(folder, "code")
+    paper_vectors(folder, "retrieval")

@@ -1,0 +1,105 @@
+"""Recipes: what a user's model file says goes before what a model's own files say, and errors are one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.recipe import read_model_file
+from arxiv_embed.encoding.space import space_of
+from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed_tests.tiny_models import save_bert
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_bert(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def model_file(folder: Path, text: str) -> Path:
+    path = folder.parent / "model.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_model_that_does_not_say_how_it_is_pooled_is_refused_and_a_model_file_mends_it(folder: Path) -> None:
+    (folder / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(
+        ArxivEmbedError, match=r"does not say how the states of its tokens become one vector .* model file"
+    ):
+        resolve_model(str(folder))
+    files = resolve_model(str(model_file(folder, 'model = "bert"\npooling = "cls"\n')))
+    assert (files.pooling, files.folder) == ("cls", folder)
+
+
+def test_a_model_file_goes_before_the_model_s_own_files(folder: Path) -> None:
+    said = {"prompts": {"query": "q: ", "document": "d: "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
+    path = model_file(
+        folder,
+        'model = "bert"\npooling = "last"\nmax_tokens = 20\npositions = 48\ndimensions = [16, 8, 32]\ncausal = true\n'
+        'fallback = "all-MiniLM-L6-v2"\n[prompts]\nquery = "find: "\n',
+    )
+    files = resolve_model(str(path))
+    assert files.name == str(path)
+    assert (files.pooling, files.advised_tokens, files.position_limit, files.causal) == ("last", 20, 48, True)
+    assert (files.shorter, files.fallback, files.remote_code) == ((8, 16), "all-MiniLM-L6-v2", False)
+    assert files.prompt("retrieval", "query") == "find: "
+    assert space_of(files, "whole").fingerprint != space_of(resolve_model(str(folder)), "whole").fingerprint
+
+
+def test_prompts_of_other_tasks_are_tasks(folder: Path) -> None:
+    prompts = {"query": "q: ", "passage": "p: ", "clustering": "c: ", "code.query": "cq: "}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    files = resolve_model(str(folder))
+    assert files.tasks == ("retrieval", "clustering")
+    assert [files.prompt("clustering", role) for role in ("query", "document")] == ["c: ", "c: "]
+    assert [files.prompt("retrieval", role) for role in ("query", "document")] == ["q: ", "p: "]
+
+
+def test_a_model_for_vectors_of_any_length_is_refused_unless_a_model_file_says_otherwise(folder: Path) -> None:
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "dot"}))
+    with pytest.raises(ArxivEmbedError, match="not of unit length, and search here is by cosine"):
+        resolve_model(str(folder))
+    assert resolve_model(str(model_file(folder, 'model = "bert"\nnormalize = true\n'))).pooling == "mean"
+
+
+def test_remote_code_needs_a_pinned_revision(folder: Path) -> None:
+    path = model_file(folder, 'model = "bert"\nremote_code = true\nrevision = "main"\n')
+    with pytest.raises(ArxivEmbedError, match="remote code without a pinned revision"):
+        resolve_model(str(path))
+    path.write_text(f'model = "bert"\nremote_code = true\nrevision = "{COMMIT}"\n')
+    assert resolve_model(str(path)).remote_code
+    assert not resolve_model(str(folder)).remote_code
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model = ", "cannot be read"),
+        ('pooling = "mean"', "names no model"),
+        ('model = "bert"\npoling = "mean"', "unknown key 'poling'"),
+        ('model = "bert"\npooling = "max"', "'max' is none of mean, cls, last"),
+        ('model = "bert"\npooling = 3', "'pooling' in the model file .* is not of type str"),
+        ('model = "bert"\npositions = true', "'positions' in the model file .* is not of type int"),
+        ('model = "bert"\nmax_tokens = 0', "must be above 0"),
+        ('model = "bert"\ndimensions = [8, -1]', "dimensions are no whole numbers above 0"),
+        ('model = "bert"\nnormalize = false', "normalize = false is not supported"),
+        ('model = "bert"\n[prompts]\nquery = 3', "a prompt is no text"),
+    ],
+)
+def test_a_model_file_with_a_mistake_says_which(folder: Path, text: str, says: str) -> None:
+    with pytest.raises(ArxivEmbedError, match=says) as error:
+        read_model_file(model_file(folder, text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArxivEmbedError, match=r"There is no model file .*none\.toml"):
+        resolve_model(str(tmp_path / "none.toml"))
