@@ -105,6 +105,16 @@ class Lane:
         self.worker.send(setup)
         self.state, self.until = State.LOADING, now + self._patience.load
 
+    def change_model(self, setup: Setup, law_of: Callable[[Ready], MemoryLaw], now: float) -> None:
+        """Has the worker load another model; what was learned is of the one before. A worker that is started later
+        loads it then."""
+        self._law_of = law_of
+        self.ready = None
+        self.doubt = ""
+        if self.worker is not None and self.state in (State.READY, State.LOADING):
+            self.worker.send(setup)
+            self.state, self.until = State.LOADING, now + self._patience.load
+
     def became_ready(self, ready: Ready) -> None:
         state = MemoryState(ready.total_memory, ready.base_memory, ready.other_memory, ready.keeps_memory)
         if self.ready is None:

@@ -134,6 +134,7 @@ class CpuMeter:
 
     def free(self) -> None:
         gc.collect()
+        _call_of_libc("malloc_trim", 0)
 
     def is_sound(self) -> bool:
         return True
@@ -149,7 +150,12 @@ def _status(name: str) -> int:
 
 def _keep_freed_memory() -> None:
     """Tells glibc to keep freed memory: every batch needs the same again, and fresh pages cost time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, MALLOC_KEPT)
-        mallopt(M_TRIM_THRESHOLD, MALLOC_KEPT)
+    _call_of_libc("mallopt", M_MMAP_THRESHOLD, MALLOC_KEPT)
+    _call_of_libc("mallopt", M_TRIM_THRESHOLD, MALLOC_KEPT)
+
+
+def _call_of_libc(name: str, *arguments: int) -> None:
+    """Calls a function of glibc; other libraries need not have it."""
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*arguments)

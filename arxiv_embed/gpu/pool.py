@@ -24,7 +24,7 @@ from arxiv_embed.gpu.learned import LearnedLaws
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident, Outcome, encoded_papers
 from arxiv_embed.gpu.planner import FixedPlanner, Planner, TokenPlanner
 from arxiv_embed.gpu.process import STOP_SECONDS, WORKER
-from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, NotReady, OutOfMemory, Setup, receive
+from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, NotReady, OutOfMemory, Ready, Setup, receive
 from arxiv_embed.settings import DEFAULT_BATCH_SIZE
 
 TICK_SECONDS = 1.0
@@ -61,11 +61,13 @@ class Pool:
     ) -> None:
         self.dtype = dtype
         """What "auto" has become, once the workers are ready."""
+        _refuse_another_model(files, space)
         self._files = files
         self._space = space
         self._batch_size = batch_size
         self._production = production
         self._patience = patience or Patience()
+        self._learned = learned
         self._laws = LearnedLaws(learned, space.fingerprint)
         self._lanes = [Lane(device, command, self._laws.of, self._patience) for device in devices]
         self._faults = Faults(self._lanes, self._patience)
@@ -95,17 +97,39 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop_all()
-        with contextlib.suppress(
-            ArxivEmbedError, OSError
-        ):  # it would be learned again, and hides nothing that went wrong
+        self._save_laws()
+
+    def _save_laws(self) -> None:
+        # Where it cannot be written it is learned again, and hides nothing that went wrong.
+        with contextlib.suppress(ArxivEmbedError, OSError):
             self._laws.save()
 
+    def change_model(self, files: ModelFiles, space: Space) -> None:
+        """Has the running workers load another model, to embed in a space of that model's; the arithmetic stays.
+
+        No process is started, and the memory of the model before is free before the other is loaded. To be called
+        between two calls of `encode`. Raises `ArxivEmbedError` where the space is another model's, and
+        `WorkerNotStarted` where no device can load the model: the pool is then of no more use.
+        """
+        _refuse_another_model(files, space)
+        self._save_laws()
+        self._files, self._space = files, space
+        self.__dict__.pop("_tokenizer", None)
+        self._laws = LearnedLaws(self._learned, space.fingerprint)
+        self._faults = Faults(self._lanes, self._patience)
+        for lane in self._lanes:
+            lane.change_model(self._setup(lane), self._laws.of, time.monotonic())
+        self._wait_until_loaded()
+
     def _start_all(self) -> None:
-        """Waits until every worker has loaded the model or failed to; raises `WorkerNotStarted` if all have."""
-        why = ""
         for lane in self._lanes:
             lane.ready = None
             self._start(lane)
+        self._wait_until_loaded()
+
+    def _wait_until_loaded(self) -> None:
+        """Waits until every worker has loaded the model or failed to; raises `WorkerNotStarted` if all have."""
+        why = ""
         while loading := [lane for lane in self._lanes if lane.state is State.LOADING]:
             connections = {lane.worker.connection: lane for lane in loading if lane.worker}
             for connection in wait(list(connections), timeout=self._patience.load):
@@ -123,11 +147,14 @@ class Pool:
         return why
 
     def _start(self, lane: Lane) -> None:
+        lane.start(self._setup(lane), time.monotonic())
+
+    def _setup(self, lane: Lane) -> Setup:
         sharers = sum(other.device.kind == lane.device.kind for other in self._lanes)
-        lane.start(Setup(self._files, self._space, lane.device.torch_name, self.dtype, sharers), time.monotonic())
+        return Setup(self._files, self._space, lane.device.torch_name, self.dtype, sharers)
 
     def _receive_ready(self, lane: Lane) -> str:
-        """Takes a starting worker's first answer; returns why it cannot start, "" where it can."""
+        """Takes a loading worker's answer; returns why it cannot load the model, "" where it can."""
         assert lane.worker is not None
         try:
             answer = receive(lane.worker.connection)
@@ -135,12 +162,25 @@ class Pool:
             self._faults.lost(lane, "lost")
             return f"The worker of {lane.name} ended with exit code {lane.exit_code} while it loaded the model."
         if isinstance(answer, NotReady):
-            reason = answer.error.rstrip(".")
-            why = f"The worker of {lane.name} could not start ({reason}): check --model, --devices and --dtype."
+            why = self._why_not(lane, answer)
             self._faults.lost(lane, "lost", why)
             return why
-        lane.became_ready(answer)
+        if isinstance(answer, Ready):
+            lane.became_ready(answer)
+        elif not isinstance(answer, Looked):  # of a batch that nobody waits for any more
+            lane.answered(answer.number, time.monotonic())
         return ""
+
+    def _why_not(self, lane: Lane, answer: NotReady) -> str:
+        reason = answer.error.rstrip(".")
+        if not answer.out_of_memory:
+            return f"The worker of {lane.name} could not start ({reason}): check --model, --devices and --dtype."
+        smaller = self._files.fallback
+        if smaller is None:
+            remedy = "choose a smaller model"
+        else:
+            remedy = f"its fallback makes another space beside this one, with --model {smaller}"
+        return f"{lane.name} has too little memory for model '{self._files.name}' ({reason}): {remedy}."
 
     def _stop_all(self) -> None:
         for lane in self._lanes:
@@ -275,7 +315,8 @@ class Pool:
         """Takes one message from a worker, or its end."""
         assert lane.worker is not None
         if lane.state is State.LOADING:
-            if not self._receive_ready(lane):
+            self._receive_ready(lane)
+            if lane.ready is not None and lane.is_idle:
                 self._faults.report(lane, "back", "its worker is ready again")
             return
         try:
@@ -324,3 +365,12 @@ def _finished(
         )
     )
     yield from encoded_papers(batch, vectors)
+
+
+def _refuse_another_model(files: ModelFiles, space: Space) -> None:
+    """Raises `ArxivEmbedError` for a model that did not make the space: vectors of two models never mix."""
+    if (files.name, files.revision) != (space.model, space.revision):
+        raise ArxivEmbedError(
+            f"Model '{files.name}' cannot embed in a space of model '{space.model}', as their vectors would mix: it "
+            "makes a space of its own beside, in a run with --model."
+        )

@@ -1,7 +1,8 @@
 """The protocol between the pool and a worker: small messages over a socket, a line of JSON each; arrays lie in slots.
 
 A worker is sent `Setup` first and answers `Ready`. It then answers every `Work` once, in order, and a `Look` between
-two of them; `Cancel` takes back a work that it has not begun.
+two of them; `Cancel` takes back a work that it has not begun. Another `Setup` changes its model: it is answered as the
+first was, behind all works sent before it.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class NotReady:
-    """The worker cannot start, and why."""
+    """The worker cannot load the model, and ends; why, and whether the device's memory was not enough for it."""
 
     error: str
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True)

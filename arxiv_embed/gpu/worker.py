@@ -84,44 +84,64 @@ def _end_with_the_pool() -> None:
 
 
 def serve(connection: Connection, slots: Sequence[Slot], load: Callable[[Setup], Loaded]) -> None:
-    """Loads the model that the first message names, then answers every batch."""
-    setup: Setup = receive(connection)
+    """Loads the model that a `Setup` names and answers every batch until the next one, which names another."""
+    setup: Setup | None = receive(connection)
+    while setup is not None:
+        setup = _serve_model(connection, slots, load, setup)
+
+
+def _serve_model(
+    connection: Connection, slots: Sequence[Slot], load: Callable[[Setup], Loaded], setup: Setup
+) -> Setup | None:
+    """Returns what is to be served next, None where the worker is to end; by then this model's memory is free."""
     try:
         loaded = load(setup)
-        meter = loaded.meter
-        ready = Ready(
-            dtype=loaded.dtype,
-            device_type=meter.device_type,
-            total_memory=meter.total(),
-            base_memory=meter.held(),
-            other_memory=meter.other(),
-            law=loaded.encoder.memory_law,
-            packed=loaded.encoder.packed,
-            keeps_memory=meter.keeps,
-            best_tokens=loaded.best_tokens,
-            width=loaded.encoder.dimensions,
-            vector_type=loaded.vector_type,
-        )
+        ready = _ready(loaded)
     except Exception as error:  # noqa: BLE001 - whatever it is, the pool's process says it to the user
-        send(connection, NotReady(_reason(error)))
-        return
+        send(connection, NotReady(_reason(error), out_of_memory=_is_out_of_memory(error)))
+        return None
     send(connection, ready)
     waiting: deque[Work] = deque()
+    following: Setup | None = None
     while True:
-        while not waiting or connection.poll():
+        while not (waiting or following) or connection.poll():
             message = receive(connection)
             if isinstance(message, Work):
                 waiting.append(message)
+            elif isinstance(message, Setup):
+                following = message
             elif isinstance(message, Look):
-                send(connection, Looked(meter.other()))
+                send(connection, Looked(loaded.meter.other()))
             elif isinstance(message, Cancel) and any(work.number == message.number for work in waiting):
                 waiting = deque(work for work in waiting if work.number != message.number)
                 send(connection, Cancelled(message.number))
+        if not waiting:
+            meter = loaded.meter
+            del loaded
+            meter.free()
+            return following
         work = waiting.popleft()
         answer = _encode(work, slots[work.slot], loaded)
         send(connection, answer)
         if isinstance(answer, Failed) and answer.ends:
-            return
+            return None
+
+
+def _ready(loaded: Loaded) -> Ready:
+    meter = loaded.meter
+    return Ready(
+        dtype=loaded.dtype,
+        device_type=meter.device_type,
+        total_memory=meter.total(),
+        base_memory=meter.held(),
+        other_memory=meter.other(),
+        law=loaded.encoder.memory_law,
+        packed=loaded.encoder.packed,
+        keeps_memory=meter.keeps,
+        best_tokens=loaded.best_tokens,
+        width=loaded.encoder.dimensions,
+        vector_type=loaded.vector_type,
+    )
 
 
 def _encode(work: Work, slot: Slot, loaded: Loaded) -> Encoded | OutOfMemory | Failed:
@@ -167,6 +187,11 @@ def load_model(setup: Setup, encoder_of: Callable[[Setup, str], Encoder] | None 
     encoder = encoder_of(setup, dtype) if encoder_of else load_encoder(setup.files, setup.space, setup.device, dtype)
     encoder.encode(FIRST_BATCH)
     return Loaded(encoder, dtype, meter, BEST_TOKENS["cpu" if setup.device == "cpu" else "cuda"])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of an error while a model is loaded: torch's own kind is known by its name, as torch may not be loaded yet."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _reason(error: Exception) -> str:

@@ -215,6 +215,8 @@ def loader(described: Path) -> Callable[[Setup], Loaded]:
         simulation = Simulation(**{**fields, "script": [Event(**event) for event in fields["script"]]})
         if not simulation.loads:
             raise OSError("the device has fallen off the bus")
+        if simulation.weights > simulation.total:
+            raise MemoryError("simulated device out of memory")
         device = SimulatedDevice(simulation, described.with_name(uuid), seed=int(uuid.removeprefix("GPU-")))
         dtype = "float32" if setup.dtype == "auto" else setup.dtype
         return Loaded(device, dtype, device, best_tokens=0, vector_type=simulation.vector_type)
