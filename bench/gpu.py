@@ -36,7 +36,7 @@ from arxiv_embed.gpu.devices import Device, ask, nvml_session, parse_devices, us
 from arxiv_embed.gpu.inventory import cpu_model, describe, inventory
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident
 from arxiv_embed.gpu.pool import Pool
-from bench.gpu_beside import ROWS, Timed, matrix_rates, sentence_transformers
+from bench.gpu_beside import ROWS, Timed, matrix_rates, memory_of_a_token, sentence_transformers
 from bench.gpu_model import JINA_V4, TextShape, model_files, random_papers, space
 from bench.gpu_worker import command
 from bench.metric import Metric
@@ -45,6 +45,8 @@ RESULTS = Path(__file__).with_name("results")
 NO_GPU = "There is no GPU here: nothing was measured."
 
 SHARE_OF_THE_LIMIT, TIMES_SENTENCE_TRANSFORMERS = 0.65, 2.5
+MOST_FOR_LATE_CHUNKING = 1.05
+MEMORY_TOKENS = 16_384
 
 WARMING_PAPERS = 2048
 LEARNING_BATCHES = 30
@@ -139,6 +141,20 @@ def measure(
         alone.append(run)
         _add_run(results, prefix, run)
         _add_limit(results, prefix, run, shape, median(rates), rows)
+        padded = run_engine([device], shape, dtype, given, seconds, layout="padded")
+        plain = run_engine([device], shape, dtype, random_papers(papers, shape.vocabulary, chunked=False), seconds)
+        results.metrics += [
+            Metric(f"{prefix}packed ÷ padded", run.rate / padded.rate, "×"),
+            Metric(
+                f"{prefix}late chunking ÷ plain, seconds", plain.rate / run.rate, "×", MOST_FOR_LATE_CHUNKING, "at most"
+            ),
+        ]
+        _say(f"{device.name}: memory")
+        ours, inner = memory_of_a_token(device, shape, dtype, MEMORY_TOKENS)
+        results.metrics += [
+            Metric(f"{prefix}memory of a token, encoder", ours, "bytes"),
+            Metric(f"{prefix}memory of a token, inner model", inner, "bytes"),
+        ]
         _say(f"{device.name}: sentence-transformers")
         _add_baseline(results, prefix, run, lambda on=device: sentence_transformers(on, shape, dtype, papers, seconds))
     if len(devices) > 1:
@@ -150,7 +166,12 @@ def measure(
 
 
 def run_engine(
-    devices: Sequence[Device], shape: TextShape, dtype: str, papers: Sequence[TokenizedPaper], seconds: float
+    devices: Sequence[Device],
+    shape: TextShape,
+    dtype: str,
+    papers: Sequence[TokenizedPaper],
+    seconds: float,
+    layout: str = "packed",
 ) -> EngineRun:
     """Warms a pool up, then gives it as many of the papers as it will do in about so many seconds.
 
@@ -168,8 +189,8 @@ def run_engine(
             raise FatalError(f"No paper got a vector: {incidents[-1].detail.rstrip('.')}.")
         return lengths, time.perf_counter() - begun
 
-    _say(f"{', '.join(device.name for device in devices)}: the engine")
-    with Pool(model_files(shape), space(shape), devices, dtype=dtype, command=command(shape)) as pool:
+    _say(f"{', '.join(device.name for device in devices)}: the engine, {layout}")
+    with Pool(model_files(shape), space(shape), devices, dtype=dtype, command=command(shape, layout)) as pool:
         warming = papers[:WARMING_PAPERS]
         _, warmed = encode(warming)
         learning = len(batches)

@@ -1,4 +1,5 @@
-"""What `bench.gpu` holds the engine against: the bare matrix product, and sentence-transformers on the same module.
+"""What `bench.gpu` holds the engine against: the bare matrix product, sentence-transformers on the same module, and what
+the module itself needs of memory.
 
 Each is measured in a process of its own that ends with it, so that the device's memory is whole again.
 """
@@ -17,13 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.gpu.devices import Device
-from bench.gpu_model import TextShape, random_model, random_papers
+from arxiv_embed.gpu.meter import CpuMeter, CudaMeter
+from bench.gpu_model import TextShape, model_files, random_model, random_papers, space
 
 ROWS = 8192
 PRODUCTS = 20
 WARMING_PAPERS = 64
 """sentence-transformers is tried with so many papers first, and then with so many more to tell its speed."""
+
+LENGTH = 256
+"""Of each text, where memory is measured."""
 
 FIRST_CHARACTER = 0x10000
 """Token n is written as the n-th character from here on: none is a surrogate, and a text has as many characters as
@@ -50,6 +56,13 @@ def sentence_transformers(device: Device, shape: TextShape, dtype: str, papers: 
     about so many seconds."""
     with _alone(device) as call:
         return call(partial(_sentence_transformers, device.torch_name, shape, dtype, papers, seconds))
+
+
+def memory_of_a_token(device: Device, shape: TextShape, dtype: str, tokens: int) -> tuple[float, float]:
+    """Bytes beyond the model, for each of about so many tokens in a batch: of the encoder, and of the inner model when it
+    is called plainly with texts of one length, which need no mask."""
+    with _alone(device) as call:
+        return call(partial(_memory_of_a_token, device.torch_name, shape, dtype, tokens))
 
 
 @contextmanager
@@ -103,6 +116,35 @@ def _sentence_transformers(device: str, shape: TextShape, dtype: str, papers: in
     encoder.encode(texts[:WARMING_PAPERS], show_progress_bar=False)
     trial = _timed(encoder, texts[WARMING_PAPERS : 2 * WARMING_PAPERS])
     return _timed(encoder, texts[: min(papers, max(WARMING_PAPERS, round(seconds * trial.papers / trial.seconds)))])
+
+
+def _memory_of_a_token(device: str, shape: TextShape, dtype: str, tokens: int) -> tuple[float, float]:
+    import torch
+
+    from arxiv_embed.encoding.encoder import DTYPES, TransformersEncoder
+
+    meter = CpuMeter(1) if device == "cpu" else CudaMeter()
+    model = random_model(shape, device, dtype)
+    texts = max(1, tokens // LENGTH)
+    ids = torch.randint(0, shape.vocabulary, (texts, LENGTH), device=device)
+
+    def beyond_the_model(compute: Callable[[], object]) -> float:
+        compute()
+        meter.free()
+        held = meter.held()
+        meter.begin()
+        compute()
+        return max(0, meter.peak() - held) / ids.numel()
+
+    with torch.inference_mode():
+        inner = beyond_the_model(lambda: model(input_ids=ids, use_cache=False))
+    batch = TokenBatch(
+        ids=ids.flatten().int().cpu().numpy(),
+        lengths=np.full(texts, LENGTH, np.int32),
+        spans=np.array([[start, start + LENGTH] for start in range(0, ids.numel(), LENGTH)], np.int32),
+    )
+    encoder = TransformersEncoder(model_files(shape), space(shape), device, DTYPES[dtype], model)
+    return beyond_the_model(lambda: encoder.encode(batch)), inner
 
 
 def _timed(encoder: Any, texts: list[str]) -> Timed:

@@ -123,21 +123,22 @@ def space(shape: TextShape) -> Space:
     )
 
 
-def random_papers(count: int, vocabulary: int) -> list[TokenizedPaper]:
+def random_papers(count: int, vocabulary: int, *, chunked: bool = True) -> list[TokenizedPaper]:
     """Papers of real lengths (from the beginning again where there are no more), the same at every call.
 
-    Their chunks are of whole sentences, here all equally long, and of up to `CHUNK_TOKENS` tokens.
+    Their chunks are of whole sentences, here all equally long, and of up to `CHUNK_TOKENS` tokens; they have none
+    unless they are `chunked`.
     """
     lengths = np.resize(abstract_lengths(), count).astype(int)
     ids = np.random.default_rng(TOKEN_SEED).integers(0, vocabulary, lengths.sum(), np.int32)
     starts = np.cumsum(lengths) - lengths
     return [
-        _paper(index, ids[start : start + length])
+        _paper(index, ids[start : start + length], chunked)
         for index, (start, length) in enumerate(zip(starts, lengths, strict=True))
     ]
 
 
-def _paper(index: int, ids: Any) -> TokenizedPaper:
-    chunks = sentence_spans(range(0, len(ids), SENTENCE_TOKENS), len(ids), CHUNK_TOKENS)
+def _paper(index: int, ids: Any, chunked: bool) -> TokenizedPaper:
+    chunks = sentence_spans(range(0, len(ids), SENTENCE_TOKENS), len(ids), CHUNK_TOKENS) if chunked else []
     spans = np.array([(0, len(ids)), *chunks], np.int32)
     return TokenizedPaper(index, ids, spans, spans[1:], 0)

@@ -1,6 +1,7 @@
 """The worker of `bench.gpu`: the engine's own, but for the model, which it makes in place of reading one.
 
-`python -m bench.gpu_worker SHAPE SOCKET SLOT…`, where SHAPE is a `TextShape` as JSON.
+`python -m bench.gpu_worker SHAPE LAYOUT SOCKET SLOT…`, where SHAPE is a `TextShape` as JSON and LAYOUT "packed" or
+"padded".
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ if TYPE_CHECKING:
     from arxiv_embed.encoding.encoder import Encoder
 
 
-def command(shape: TextShape) -> tuple[str, ...]:
+def command(shape: TextShape, layout: str = "packed") -> tuple[str, ...]:
     """What a pool starts, in the repository root."""
-    return (sys.executable, "-m", "bench.gpu_worker", json.dumps(asdict(shape)))
+    return (sys.executable, "-m", "bench.gpu_worker", json.dumps(asdict(shape)), layout)
 
 
-def loader(shape: TextShape) -> Callable[[Setup], Loaded]:
+def loader(shape: TextShape, layout: str = "packed") -> Callable[[Setup], Loaded]:
     """The engine's `load_model`, for a model of random weights."""
 
     def encoder_of(setup: Setup, dtype: str) -> Encoder:
         from arxiv_embed.encoding.encoder import DTYPES, TransformersEncoder
 
         model = random_model(shape, setup.device, dtype)
-        return TransformersEncoder(setup.files, setup.space, setup.device, DTYPES[dtype], model)
+        pack = layout == "packed"
+        return TransformersEncoder(setup.files, setup.space, setup.device, DTYPES[dtype], model, pack=pack)
 
     return partial(load_model, encoder_of=encoder_of)
 
 
 if __name__ == "__main__":
-    main(sys.argv[2:], loader(TextShape(**json.loads(sys.argv[1]))))
+    main(sys.argv[3:], loader(TextShape(**json.loads(sys.argv[1])), sys.argv[2]))
