@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, Qwen2Config, Qwen2Model
 from transformers.utils import logging
 
 WORDS = [
@@ -66,6 +66,19 @@ def bytepairs() -> Tokenizer:
     return tokenizer
 
 
+def unigrams() -> Tokenizer:
+    """A SentencePiece tokenizer: compatible characters made one, a blank kept as ▁ with the word behind it, </s> last;
+    what it does not know, however long, is one token."""
+    pieces = ["<unk>", "</s>", "▁", *string.ascii_letters, *string.digits, *string.punctuation]
+    words = [f"▁{word}" for word in WORDS if len(word) > 1]
+    tokenizer = Tokenizer(models.Unigram([*((piece, -6.0) for piece in pieces), *((word, -4.0) for word in words)], 0))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
+
+
 def save_bert(folder: Path, tokenizer: Tokenizer | None = None, **changes: Any) -> BertModel:
     """Two layers, width 32, 64 positions; `changes` go into the configuration."""
     config: dict[str, Any] = {
@@ -81,6 +94,19 @@ def save_bert(folder: Path, tokenizer: Tokenizer | None = None, **changes: Any) 
 def save_distilbert(folder: Path, tokenizer: Tokenizer | None = None) -> DistilBertModel:
     config = {"dim": 24, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "max_position_embeddings": 64}
     return save(DistilBertModel, DistilBertConfig, folder, tokenizer or wordpieces(), config)
+
+
+def save_qwen2(folder: Path, tokenizer: Tokenizer | None = None) -> Qwen2Model:
+    """A causal model: two layers, width 32, 64 positions."""
+    config = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
+    return save(Qwen2Model, Qwen2Config, folder, tokenizer or bytepairs(), config)
 
 
 def save_pooling(folder: Path, mode: str) -> None:

@@ -1,5 +1,5 @@
-"""What `bench.gpu` holds the engine against: the bare matrix product, sentence-transformers on the same module, and what
-the module itself needs of memory.
+"""What `bench.gpu` holds the engine against: the bare matrix product, sentence-transformers on the same module, and
+what the module itself needs of memory.
 
 Each is measured in a process of its own that ends with it, so that the device's memory is whole again.
 """
@@ -59,8 +59,8 @@ def sentence_transformers(device: Device, shape: TextShape, dtype: str, papers: 
 
 
 def memory_of_a_token(device: Device, shape: TextShape, dtype: str, tokens: int) -> tuple[float, float]:
-    """Bytes beyond the model, for each of about so many tokens in a batch: of the encoder, and of the inner model when it
-    is called plainly with texts of one length, which need no mask."""
+    """Bytes beyond the model, for each of about so many tokens in a batch: of the encoder, and of the inner model when
+    it is called plainly with texts of one length, which need no mask."""
     with _alone(device) as call:
         return call(partial(_memory_of_a_token, device.torch_name, shape, dtype, tokens))
 

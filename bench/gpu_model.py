@@ -114,6 +114,7 @@ def space(shape: TextShape) -> Space:
         pooling="mean",
         normalize=True,
         chunker=f"sentences:{CHUNK_TOKENS}",
+        splitter=0,
         max_tokens=POSITIONS,
         window=0,
         overlap=0,

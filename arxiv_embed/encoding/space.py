@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+from arxiv_embed.encoding import sentences
 from arxiv_embed.encoding.chunking import parse_chunker
 from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.recipe import DOCUMENT
@@ -28,7 +29,8 @@ class Space:
 
     `max_tokens` of a text are embedded, special and prompt tokens included; the vector of the paper is pooled from the
     states of the first `paper_tokens` of them, which have attended to all (docs/decisions.md). A text of more than
-    `window` tokens is embedded in windows that share `overlap` (0: in one piece, whatever its length).
+    `window` tokens is embedded in windows that share `overlap` (0: in one piece, whatever its length). `splitter` is
+    the version of the rules by which sentences are found (0: none are).
     """
 
     model: str
@@ -38,6 +40,7 @@ class Space:
     pooling: str
     normalize: bool
     chunker: str
+    splitter: int
     max_tokens: int
     window: int
     overlap: int
@@ -73,7 +76,6 @@ def space_of(
 
     Raises `ArxivEmbedError` for an unknown chunker, and for a limit, task or number of dimensions that the model lacks.
     """
-    parse_chunker(chunker)
     most = files.position_limit if files.causal else MOST_TOKENS
     limit = min(USUAL_TOKENS, most) if max_tokens is None else max_tokens
     if not LEAST_TOKENS <= limit <= most:
@@ -90,6 +92,7 @@ def space_of(
         pooling=files.pooling,
         normalize=True,
         chunker=chunker,
+        splitter=sentences.VERSION if parse_chunker(chunker).kind == "sentences" else 0,
         max_tokens=limit,
         window=files.position_limit if windowed else 0,
         overlap=min(MOST_OVERLAP, files.position_limit // SHARED_BY_WINDOWS) if windowed else 0,

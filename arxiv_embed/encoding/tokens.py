@@ -24,7 +24,8 @@ class TokenizedPaper:
 
     `index` is its place in the sequence given; `ids` int32 [tokens], special and prompt tokens included; `spans`
     int32 [1 + chunks, 2], token positions in `ids`, row 0 the whole paper; `chars` int32 [chunks, 2], the chunks'
-    characters in the text, ascending and apart; `cut_tokens` the content tokens beyond the limit.
+    characters in the text, ascending and apart, with nothing but blanks between them; `cut_tokens` the content tokens
+    beyond the limit.
     """
 
     index: int
@@ -89,7 +90,7 @@ class PaperTokenizer:
                 ],
                 dtype=np.int32,
             ),
-            chars=_chunk_chars(content, offsets[prompt_tokens:], shift),
+            chars=_chunk_chars(text, content, offsets[prompt_tokens:], shift),
             cut_tokens=content_tokens - kept,
         )
 
@@ -112,10 +113,24 @@ def _paper_span(pooling: str, total: int, most: int) -> tuple[int, int]:
     return 0, min(total, most)
 
 
-def _chunk_chars(content: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], shift: int) -> IntArray:
-    """Characters of each chunk, `shift` of the prompt taken off; one that two chunks share goes to the first."""
-    chars = np.array([(offsets[a][0], offsets[b - 1][1]) for a, b in content], dtype=np.int32).reshape(-1, 2) - shift
-    return np.maximum.accumulate(np.maximum(chars.ravel(), 0)).reshape(-1, 2)
+def _chunk_chars(
+    text: str, content: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], shift: int
+) -> IntArray:
+    """Where each chunk's text lies, blanks at its ends left out; `offsets` are the content tokens', behind a prompt of
+    `shift` characters.
+
+    A chunk reaches to the next one's first token, so that characters which the tokenizer drops (accents, joiners) are
+    in one too; a character that is tokens of two chunks belongs to the first.
+    """
+    chars = np.empty((len(content), 2), np.int32)
+    begin = 0
+    for chunk, (_, stop) in enumerate(content):
+        following = offsets[stop][0] - shift if stop < len(offsets) else len(text)
+        end = max(begin, following, offsets[stop - 1][1] - shift)
+        piece = text[begin:end].rstrip()
+        chars[chunk] = begin + len(piece) - len(piece.lstrip()), begin + len(piece)
+        begin = end
+    return chars
 
 
 def _read_tokenizer(files: ModelFiles) -> Tokenizer:

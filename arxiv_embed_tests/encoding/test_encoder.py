@@ -62,23 +62,6 @@ def test_a_local_model_gives_transformers_own_vectors(
     assert expected[0] @ expected[2] < 0.99  # two texts' vectors differ by more than the tolerance
 
 
-def test_the_token_weighted_mean_of_unnormalized_chunks_is_the_document_s_mean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_bert(tmp_path)
-    files = resolve_model(str(tmp_path))
-    monkeypatch.setattr(torch.nn.functional, "normalize", lambda sums, dim: sums)  # sums, not unit vectors
-    for chunker in ("sentences:7", "fixed:5", "whole"):
-        space = space_of(files, chunker, LIMIT)
-        encode = TransformersEncoder(files, space, "cpu", torch.float32).encode
-        for paper in PaperTokenizer(files, space).tokenize(TEXTS):
-            if len(paper.spans) > 1:
-                document, *chunks = encode(pack([paper]))
-                lengths = np.diff(paper.spans, axis=1)[1:]
-                means = np.array(chunks) / lengths
-                assert np.allclose((means * lengths).sum(0) / len(paper.ids), document / len(paper.ids), atol=1e-5)
-
-
 def test_a_tokenizer_without_special_tokens_embeds_any_text(tmp_path: Path) -> None:
     save_bert(tmp_path, bytepairs())
     assert paper_vectors(tmp_path, "float32").shape == (len(TEXTS), 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from arxiv_embed.encoding.model import ModelFiles, resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer, TokenizedPaper
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed_tests.tiny_models import bytepairs, save_bert
+from arxiv_embed_tests.tiny_models import bytepairs, save_bert, unigrams, wordpieces
 
 BUNDLED = resolve_model("all-MiniLM-L6-v2")
 SPECS = ("sentences:5", "sentences:128", "fixed:1", "fixed:7", "whole")
@@ -27,12 +28,20 @@ odd_text = st.text(
 )
 
 
+def files_with(tokenizer: Tokenizer, folder: Path, positions: int = 64) -> ModelFiles:
+    save_bert(folder, tokenizer, max_position_embeddings=positions)
+    return resolve_model(str(folder))
+
+
 @pytest.fixture(scope="module")
 def bytes_files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     """A model whose tokenizer splits bytes, keeps blanks and adds no special tokens."""
-    folder = tmp_path_factory.mktemp("bytes")
-    save_bert(folder, bytepairs())
-    return resolve_model(str(folder))
+    return files_with(bytepairs(), tmp_path_factory.mktemp("bytes"))
+
+
+@pytest.fixture(scope="module", params=[wordpieces, bytepairs, unigrams])
+def any_files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    return files_with(request.param(), tmp_path_factory.mktemp("any"), positions=512)
 
 
 def tokenizer_of(files: ModelFiles, chunker: str, max_tokens: int | None = None, prompt: str = "") -> PaperTokenizer:
@@ -49,9 +58,14 @@ def assert_whole(paper: TokenizedPaper, text: str, size: int, special: int) -> N
     lengths = spans[:, 1] - spans[:, 0]
     assert (lengths > 0).all()
     assert (lengths <= size + special).all()
-    places = [0, *paper.chars.ravel().tolist(), len(text)]
-    assert places == sorted(places)
     assert len(paper.chars) == len(spans)
+    if len(spans):
+        places = [0, *paper.chars.ravel().tolist(), len(text)]
+        assert places == sorted(places)
+        between = [text[start:stop] for start, stop in zip(places[::2], places[1::2], strict=True)]
+        assert not "".join(between[:-1]).strip(), "a character before a chunk is in none"
+        assert paper.cut_tokens or not between[-1].strip(), "a character behind the last chunk is in none"
+        assert all(chunk == chunk.strip() for chunk in (text[a:b] for a, b in paper.chars))
 
 
 @settings(deadline=None, max_examples=150)
@@ -73,6 +87,51 @@ def test_chunks_cover_all_content_where_a_character_is_several_tokens(
     [paper] = tokenizer_of(bytes_files, spec, 64, prompt).tokenize([text])
     assert_whole(paper, text, size, special=len(prompt.encode()) + 1)
     assert 1 <= len(paper.ids) <= 64
+
+
+@settings(deadline=None, max_examples=60)
+@given(text=odd_text, spec=st.sampled_from(SPECS), prompt=st.sampled_from(["", "a: "]))
+def test_every_character_belongs_to_one_chunk_whatever_the_tokenizer_drops_or_rewrites(
+    any_files: ModelFiles, text: str, spec: str, prompt: str
+) -> None:
+    size = int(spec.partition(":")[2] or 64)
+    [paper] = tokenizer_of(any_files, spec, prompt=prompt).tokenize([text])
+    assert_whole(paper, text, size, special=len(prompt) + 2)
+
+
+odd_word = st.text(
+    alphabet=st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Po", "Pf", "Pe"])
+    | st.sampled_from("ﬁİße\u0301🏳\u200d🌈中אב\u202e"),
+    max_size=6,
+).map(lambda word: "".join(word.split()).replace("$", ""))
+
+
+@settings(deadline=None, max_examples=60)
+@given(bodies=st.lists(odd_word, min_size=2, max_size=6), blank=st.sampled_from([" ", "  ", "\u00a0", "\u2009"]))
+def test_a_chunk_of_whole_sentences_is_exactly_their_text(any_files: ModelFiles, bodies: list[str], blank: str) -> None:
+    sentences = [f"We see {body} there." for body in bodies]
+    text = blank.join(sentences)
+    [paper] = tokenizer_of(any_files, "sentences:40").tokenize([text])
+    chunks = [text[a:b] for a, b in paper.chars]
+    assert blank.join(chunks) == text
+    assert all(chunk.startswith("We see ") and chunk.endswith(" there.") for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "chunks"),
+    [
+        (wordpieces, "e\u0301\u0301a \u200bb", ["e\u0301\u0301", "a \u200b", "b"]),
+        (wordpieces, "\u200bİb\u202e 中é", ["\u200bİ", "b\u202e", "中", "é"]),
+        (bytepairs, "é🌈", ["é", "", "🌈", "", "", ""]),
+        (bytepairs, "x  y", ["x", "", "", "y"]),  # blanks are tokens of their own
+        (unigrams, "ﬁ ½ x", ["ﬁ", "", "", "", "½", "", "", "", "x"]),  # f and i; 1, ⁄ and 2
+    ],
+)
+def test_a_chunk_s_text_holds_what_the_tokenizer_drops_and_no_character_twice(
+    tmp_path: Path, tokenizer: Any, text: str, chunks: list[str]
+) -> None:
+    [paper] = tokenizer_of(files_with(tokenizer(), tmp_path), "fixed:1").tokenize([text])
+    assert [text[a:b] for a, b in paper.chars] == chunks
 
 
 def test_a_chunks_characters_are_its_own_words(bytes_files: ModelFiles) -> None:
