@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,9 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("--chunker", "words:3"), "Unknown chunker 'words:3'"),
         (("--devices", "gpu:1"), "Unknown --devices 'gpu:1'"),
         (("--dtype", "int3"), "Unknown --dtype 'int3'"),
-        (("--max-tokens", "100000"), "--max-tokens 100000 does not fit"),
+        (("--max-tokens", "2000000"), "--max-tokens 2000000 does not fit"),
+        (("--task", "clustering"), "has no task 'clustering': give retrieval"),
+        (("--dimensions", "100"), "does not say that its vectors may be cut; they have 384"),
         (("--db-name", "../elsewhere"), "'../elsewhere' is no name for a store"),
         (("--priority", "category:cs", "--priority", "soon"), "--priority 'soon' is not understood: write category:"),
         (("--priority", "since:soon"), "--priority 'since:soon' names no day"),
@@ -80,9 +83,7 @@ def test_a_model_that_does_not_load_is_one_sentence(
     refused: Refused, tmp_path: Path, small_folder: Path, tiny_model: Path
 ) -> None:
     broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in tiny_model.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(tiny_model, broken)
     (broken / "model.safetensors").write_bytes(b"these are no weights")
     said = refused("run", "--metadata-dir", small_folder, "--model", broken, "--devices", "cpu:1")
     assert "could not start" in said
