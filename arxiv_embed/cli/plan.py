@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from arxiv_embed.cli import options as ask
-from arxiv_embed.cli.run import adds_a_space, passed_over
+from arxiv_embed.cli.run import notices, passed_over
 from arxiv_embed.cli.terminal import open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, plural, size
 from arxiv_embed.forecast import Forecast, forecast
@@ -105,8 +105,8 @@ def show(
     console.print(table)
     if planned.passed_over:
         say(console, passed_over(planned))
-    if planned.beside:
-        say(console, adds_a_space(planned))
+    for notice in notices(planned):
+        say(console, notice)
     if len(pending) > SHARDS_SHOWN:
         console.print(f"… and {len(pending) - SHARDS_SHOWN} more")
     console.print()

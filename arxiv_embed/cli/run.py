@@ -161,7 +161,12 @@ def _intention(plan: RunPlan, options: RunOptions) -> str:
     unchanged = len(plan.shards) - len(plan.pending)
     rest = f", {unchanged} unchanged" if unchanged else ""
     done = f"{shown(options.metadata_dir)}: {plural(len(plan.pending), 'shard')} to do{rest} → {shown(options.store)}"
-    return f"{done}\n{adds_a_space(plan)}" if plan.beside else done
+    return "\n".join([done, *notices(plan)])
+
+
+def notices(plan: RunPlan) -> list[str]:
+    """What whoever begins this run should know of its model."""
+    return [*([adds_a_space(plan)] if plan.beside else []), *([plan.files.licence] if plan.files.licence else [])]
 
 
 def adds_a_space(plan: RunPlan) -> str:

@@ -41,4 +41,5 @@ def jina_recipe(name: str, config: Mapping[str, Any]) -> Recipe | None:
         dimensions=tuple(sorted(cut for cut in cuts if cut < width)),
         positions=min(POSITIONS, configured.position_limit(configured.text_config(config))),
         causal=True,
+        licence="Jina v4's weights are licensed for research, not for commerce: see the model's page.",
     )

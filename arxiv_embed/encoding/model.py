@@ -55,6 +55,8 @@ class ModelFiles:
     """To how many dimensions its vectors may be cut (Matryoshka), ascending."""
     remote_code: bool = False
     """Whether code of its own may be run, which a model file asks for."""
+    licence: str = ""
+    """What of it is to be said to whoever chooses the model."""
     fallback: str | None = None
     """A smaller model, to be offered where a device is too small for this one."""
 
@@ -173,6 +175,7 @@ def _read_model(name: str, folder: Path, revision: str | None, file: ModelFile |
         tasks=recipe.tasks or (RETRIEVAL,),
         shorter=tuple(number for number in recipe.dimensions or () if number < width),
         remote_code=file is not None and file.remote_code,
+        licence=recipe.licence or "",
         fallback=None if file is None else file.fallback,
     )
 

@@ -36,7 +36,8 @@ class Recipe:
     """How a model is to be used; None is what is not said.
 
     `prompts` by the name of a task, a role ("query", "document") or both ("code.query"); `dimensions` to which vectors
-    may be cut; `max_tokens` from which the vector of a whole text is pooled; `positions` that the model has.
+    may be cut; `max_tokens` from which the vector of a whole text is pooled; `positions` that the model has; `licence`
+    what of it is to be said to whoever chooses the model.
     """
 
     pooling: str | None = None
@@ -47,6 +48,7 @@ class Recipe:
     max_tokens: int | None = None
     positions: int | None = None
     causal: bool | None = None
+    licence: str | None = None
 
     def over(self, other: Recipe) -> Recipe:
         """What this one says, and of the rest what the other does."""

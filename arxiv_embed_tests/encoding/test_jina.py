@@ -85,6 +85,7 @@ def test_what_is_known_of_it_needs_no_files_of_sentence_transformers(base: Path)
     files = resolve_model(str(base))
     assert (files.pooling, files.causal, files.tasks) == ("mean", True, TASKS)
     assert (files.dimensions, files.shorter, files.position_limit) == (WIDTH, (8, 16), 512)
+    assert "licensed for research" in files.licence
 
 
 def test_the_full_model_s_positions_end_where_it_was_trained_to(base: Path, tmp_path: Path) -> None:
