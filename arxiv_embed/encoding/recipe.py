@@ -98,11 +98,10 @@ def read_model_file(path: Path) -> ModelFile:
     if "model" not in said:
         raise ArxivEmbedError(f"The model file {path} names no model: add a line model = with a name or folder.")
     _check(path, said)
-    revision = said.get("revision")
-    if said.get("remote_code") and not _is_commit(revision):
+    if said.get("remote_code") and "revision" not in said:
         raise ArxivEmbedError(
             f"The model file {path} asks for remote code without a pinned revision: add revision = with the full "
-            "commit that you have read."
+            "commit whose code you have read."
         )
     recipe = Recipe(
         pooling=said.get("pooling"),
@@ -115,7 +114,7 @@ def read_model_file(path: Path) -> ModelFile:
     )
     folder = path.parent / Path(said["model"]).expanduser()
     model = str(folder) if folder.is_dir() else said["model"]
-    return ModelFile(path, model, revision, recipe, said.get("remote_code", False), said.get("fallback"))
+    return ModelFile(path, model, said.get("revision"), recipe, said.get("remote_code", False), said.get("fallback"))
 
 
 def _check(path: Path, said: Mapping[str, Any]) -> None:
@@ -132,10 +131,6 @@ def _check(path: Path, said: Mapping[str, Any]) -> None:
     for problem, is_so in problems.items():
         if is_so:
             raise ArxivEmbedError(f"In the model file {path} {problem}: mend it.")
-
-
-def _is_commit(revision: str | None) -> bool:
-    return revision is not None and len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)
 
 
 def recipe_of_files(name: str, folder: Path) -> Recipe:

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertConfig, BertModel
 
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.recipe import read_model_file
 from arxiv_embed.encoding.space import space_of
+from arxiv_embed.encoding.transformer import load_model
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed_tests.tiny_models import save_bert
 
@@ -70,13 +73,79 @@ def test_a_model_for_vectors_of_any_length_is_refused_unless_a_model_file_says_o
     assert resolve_model(str(model_file(folder, 'model = "bert"\nnormalize = true\n'))).pooling == "mean"
 
 
-def test_remote_code_needs_a_pinned_revision(folder: Path) -> None:
-    path = model_file(folder, 'model = "bert"\nremote_code = true\nrevision = "main"\n')
+CODE = """
+from transformers import BertConfig, BertModel
+
+class OwnConfig(BertConfig):
+    model_type = "own"
+
+class OwnModel(BertModel):
+    config_class = OwnConfig
+
+    def forward(self, *arguments, **others):
+        output = super().forward(*arguments, **others)
+        output.last_hidden_state = -output.last_hidden_state
+        return output
+"""
+
+
+@pytest.fixture
+def with_code(folder: Path) -> Path:
+    """The folder of a model that is nothing without its own code."""
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": auto_map}))
+    (folder / "own.py").write_text(CODE)
+    return folder
+
+
+def pinned(folder: Path) -> str:
+    """The revision that the refusal names."""
+    path = model_file(folder, f'model = "bert"\nremote_code = true\nrevision = "{COMMIT}"\n')
+    with pytest.raises(ArxivEmbedError, match="read that code, then write revision = ") as refused:
+        resolve_model(str(path))
+    return str(refused.value).split('"')[1]
+
+
+def test_remote_code_is_run_where_a_model_file_asks_for_it_and_pins_it(
+    with_code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    path = model_file(with_code, f'model = "bert"\nremote_code = true\nrevision = "{pinned(with_code)}"\n')
+    model = load_model(resolve_model(str(path)), "retrieval", "cpu", torch.float32)
+    ids = torch.arange(5)[None]
+    plain = BertModel.from_pretrained(with_code, config=BertConfig.from_pretrained(with_code)).eval()
+    assert torch.allclose(model.eval()(ids).last_hidden_state, -plain(ids).last_hidden_state, atol=1e-6)
+
+
+def test_remote_code_is_not_run_unasked(with_code: Path) -> None:
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        load_model(resolve_model(str(with_code)), "retrieval", "cpu", torch.float32)
+
+
+def test_remote_code_that_has_changed_since_it_was_read_is_refused(with_code: Path) -> None:
+    path = model_file(with_code, f'model = "bert"\nremote_code = true\nrevision = "{pinned(with_code)}"\n')
+    assert resolve_model(str(path)).remote_code
+    (with_code / "own.py").write_text(CODE + "\n# and more")
+    with pytest.raises(ArxivEmbedError, match="of another revision than lies in"):
+        resolve_model(str(path))
+
+
+@pytest.mark.parametrize("revision", ["", 'revision = "main"'])
+def test_remote_code_of_the_hub_needs_a_full_commit(tmp_path: Path, revision: str) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(f'model = "owner/name"\nremote_code = true\n{revision}\n')
     with pytest.raises(ArxivEmbedError, match="remote code without a pinned revision"):
         resolve_model(str(path))
-    path.write_text(f'model = "bert"\nremote_code = true\nrevision = "{COMMIT}"\n')
-    assert resolve_model(str(path)).remote_code
-    assert not resolve_model(str(folder)).remote_code
+
+
+def test_remote_code_of_another_repository_is_refused(with_code: Path) -> None:
+    config = json.loads((with_code / "config.json").read_text())
+    config["auto_map"]["AutoModel"] = "somebody/else--own.OwnModel"
+    (with_code / "config.json").write_text(json.dumps(config))
+    path = model_file(with_code, f'model = "bert"\nremote_code = true\nrevision = "{COMMIT}"\n')
+    with pytest.raises(ArxivEmbedError, match="in another repository"):
+        resolve_model(str(path))
 
 
 @pytest.mark.parametrize(
