@@ -89,14 +89,15 @@ def embed_shard(
     urgent: Sequence[bool] | None = None,
     on_batch: Callable[[BatchReport], None] = lambda report: None,
     on_segment: Callable[[int], None] = lambda papers: None,
+    on_texts: Callable[[Sequence[str]], None] = lambda texts: None,
     on_incident: Callable[[Incident], None] = lambda incident: None,
 ) -> Embedded:
     """Embeds the papers (table `PAPERS`) whose text has no vectors among those `known`, which may be of others too.
 
     Finished papers become a segment when the oldest of them is `SEGMENT_SECONDS` old or they are `SEGMENT_PAPERS`, and
-    when the work is interrupted or fails. `pool` is asked for only where there is something to embed; it takes those
-    papers first that `urgent` marks (one bool a paper). Raises `ArxivEmbedError` where no paper at all could be
-    embedded, or one is left out without a reason.
+    when the work is interrupted or fails. `pool` is asked for only where there is something to embed, of which
+    `on_texts` is told before; it takes those papers first that `urgent` marks (one bool a paper). Raises
+    `ArxivEmbedError` where no paper at all could be embedded, or one is left out without a reason.
     """
     kept = _kept(papers, known, dimensions)
     missing = np.flatnonzero(pc.invert(pc.is_in(papers["paper_id"], pc.unique(kept["paper_id"]))).to_numpy())
@@ -104,7 +105,8 @@ def embed_shard(
     failed: list[tuple[str, str]] = []
     if len(missing):
         waiting = papers.take(missing).select(["paper_id", "title", "abstract", "text_sha256"])
-        texts = _texts(waiting)
+        texts = texts_of(waiting)
+        on_texts(texts)
         first = None if urgent is None else [urgent[row] for row in missing.tolist()]
         finished: list[EncodedPaper] = []
         oldest = 0.0
@@ -163,7 +165,8 @@ def rejects_table(rejects: Sequence[Reject]) -> pa.Table:
     return pa.table({name: [getattr(reject, name) for reject in rejects] for name in REJECTS.names}, schema=REJECTS)
 
 
-def _texts(papers: pa.Table) -> list[str]:
+def texts_of(papers: pa.Table) -> list[str]:
+    """What is embedded of each (`Paper.text`)."""
     paired = zip(papers["title"].to_pylist(), papers["abstract"].to_pylist(), strict=True)
     return [f"{title}\n\n{abstract}" for title, abstract in paired]
 

@@ -12,13 +12,18 @@ import pyarrow.compute as pc
 from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest
 from arxiv_embed.checkpoint.segments import Segments
 from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
-from arxiv_embed.embed import TextPool, embed_shard
+from arxiv_embed.embed import TextPool, embed_shard, texts_of
 from arxiv_embed.equipment import Equipment
-from arxiv_embed.events import BatchDone, DeviceIncident, PaperFailed, SegmentSaved
+from arxiv_embed.estimates import evenly_spread
+from arxiv_embed.events import BatchDone, DeviceIncident, PaperFailed, SegmentSaved, TextsWaiting
 from arxiv_embed.gpu.outcomes import BatchReport, Incident
 from arxiv_embed.journal import Journal
 from arxiv_embed.plan import RunPlan, embeddings_key
 from arxiv_embed.stores.protocol import PAPER_CHUNK
+
+ESTIMATED, LEARNED = 1_000, 2_000
+"""Papers of a shard, evenly spread, by which its tokens are estimated, and of which lengths are learned: few enough to
+take no time beside the shard's embedding."""
 
 
 class Embedder:
@@ -61,6 +66,11 @@ class Embedder:
             self._journal.record(DeviceIncident(key, **vars(incident)))
             self._journal.tell(f"{incident.device} {incident.what}: {incident.detail}")
 
+        def on_texts(texts: Sequence[str]) -> None:
+            some = self._equipment.tokens.quick([texts[place] for place in evenly_spread(len(texts), ESTIMATED)])
+            tokens = len(texts) * float(np.minimum(some, space.max_tokens).mean())
+            self._journal.record(TextsWaiting(key, len(texts), round(tokens)))
+
         def pool() -> TextPool:
             nonlocal begun
             ready = self._equipment.pool()
@@ -77,6 +87,7 @@ class Embedder:
                 urgent=urgent,
                 on_batch=on_batch,
                 on_segment=lambda count: self._journal.record(SegmentSaved(key, count)),
+                on_texts=on_texts,
                 on_incident=on_incident,
             )
         except BaseException:
@@ -117,7 +128,16 @@ class Embedder:
             },
         )
         segments.clear()
+        self._learn_lengths(papers.tables["papers"], whole)
         return manifest
+
+    def _learn_lengths(self, papers: pa.Table, whole: pa.Table) -> None:
+        """Learns from some of the papers how many tokens texts have; `whole` are the rows of the papers' vectors."""
+        places = np.array(evenly_spread(whole.num_rows, LEARNED), int)
+        some = whole.select(["paper_id", "tokens", "cut_tokens"]).take(places)
+        known = papers.take(pc.index_in(some["paper_id"], papers["paper_id"]))
+        tokens = pc.add(some["tokens"], some["cut_tokens"]).to_pylist()
+        self._equipment.tokens.learn(texts_of(known), known["categories"].to_pylist(), tokens)
 
     def _finished_before(self, target: CheckpointKey, segments: Segments) -> list[pa.Table]:
         """What earlier attempts have finished of a shard; says what of it is gone on from, and why if not all is."""

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
+from arxiv_embed.estimates import LearnedTokens
 from arxiv_embed.events import DevicesFound, PoolReady
 from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
@@ -21,13 +22,14 @@ LOOK_AGAIN_SECONDS = 10.0
 
 
 class Equipment:
-    """A context manager; leaving it closes all that was opened."""
+    """A context manager; leaving it closes all that was opened. `tokens` is what is known of texts' lengths."""
 
     def __init__(self, plan: RunPlan, options: RunOptions, settings: Settings, journal: Journal) -> None:
         self._plan = plan
         self._options = options
         self._settings = settings
         self._journal = journal
+        self.tokens = LearnedTokens(settings.history, plan.files)
         self._open = ExitStack()
         self._leases: DeviceLeases | None = None
         self._pool: Pool | None = None
@@ -66,6 +68,7 @@ class Equipment:
                 batch_size=self._options.batch_size,
                 production=self._options.production,
                 learned=self._settings.learned,
+                lengths=self.tokens.quick,
             )
             self._pool = pool.__enter__()
             self._journal.record(PoolReady(self._pool.dtype, time.monotonic() - begun))

@@ -70,6 +70,16 @@ class PapersRead(Event):
 
 
 @dataclass(frozen=True)
+class TextsWaiting(Event):
+    """What a shard has to embed is about to be; `tokens` is an estimate."""
+
+    name = "texts_waiting"
+    shard: str
+    papers: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class BatchDone(Event):
     """`tokens` are real ones; `padded_tokens` are what was computed; bytes that the device's worker held at most, as
     predicted and as measured."""

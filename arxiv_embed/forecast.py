@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+
 from arxiv_embed.checkpoint.manifest import Manifest
+from arxiv_embed.checkpoint.reader import CheckpointReader
 from arxiv_embed.checkpoint.store import CheckpointStore
-from arxiv_embed.plan import RunPlan, embeddings_key
-from arxiv_embed.settings import RunOptions
+from arxiv_embed.embed import texts_of
+from arxiv_embed.estimates import LearnedTokens, TokenEstimator, evenly_spread
+from arxiv_embed.plan import RunPlan, embeddings_key, papers_key
+from arxiv_embed.settings import RunOptions, Settings
 
 TYPICAL_TOKENS = 200
 """WordPiece tokens of title and abstract, the mean over 100,000 papers."""
 
 SHARDS_LOOKED_AT = 50
+
+SHARDS_READ, PAPERS_ESTIMATED = 10, 1_000
+"""Texts are looked at in so many shards, evenly spread, and of each in so many papers: about a second."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +40,13 @@ class Forecast:
     seconds_basis: str
 
 
-def forecast(plan: RunPlan, options: RunOptions) -> Forecast:
-    """What the plan will take, by the manifests of those of its shards that are embedded already."""
+def forecast(plan: RunPlan, options: RunOptions, settings: Settings) -> Forecast:
+    """What the plan will take: tokens by the texts of shards that were read already, and otherwise, as time and memory,
+    by the manifests of those of its shards that are embedded."""
     devices = tuple(device.name for device in plan.devices)
     known = _measured(plan, options)
     alike = [manifest for manifest in known if tuple(manifest.details["devices"]) == devices]
-    papers = sum(manifest.counts["papers"] for manifest in known)
-    cut = min(TYPICAL_TOKENS, plan.space.max_tokens)
-    mean_tokens = sum(manifest.counts["tokens"] for manifest in known) / papers if papers else cut
-    tokens = round(plan.papers * mean_tokens)
+    tokens, tokens_basis = _expected_tokens(plan, options, settings, known)
     seconds = None
     worked = [manifest for manifest in alike if manifest.counts["embedded_tokens"] and manifest.details["seconds"]]
     if not tokens:
@@ -52,7 +59,7 @@ def forecast(plan: RunPlan, options: RunOptions) -> Forecast:
     return Forecast(
         papers=plan.papers,
         tokens=tokens,
-        tokens_basis=f"{mean_tokens:.0f} a paper, {'measured here' if papers else 'typical of arXiv'}",
+        tokens_basis=tokens_basis,
         devices=devices,
         memory=peak or weights,
         memory_basis="the most that was measured here" if peak else "the weights alone: nothing was measured here yet",
@@ -63,6 +70,49 @@ def forecast(plan: RunPlan, options: RunOptions) -> Forecast:
         if not tokens
         else "this space was not embedded here on these devices yet",
     )
+
+
+def _expected_tokens(
+    plan: RunPlan, options: RunOptions, settings: Settings, known: Sequence[Manifest]
+) -> tuple[int, str]:
+    """The tokens to embed, and what that rests on."""
+    learned = LearnedTokens(settings.history, plan.files)
+    most = plan.space.max_tokens
+    embeds = [shard for shard in plan.shards if shard.embed]
+    read = [shard.shard.key for shard in embeds if not shard.read]
+    seen: dict[str, tuple[int, float]] = {}
+    for key in [read[place] for place in evenly_spread(len(read), SHARDS_READ)]:
+        if reader := CheckpointStore(options.checkpoints).reader(papers_key(key), sets_aside=False):
+            seen[key] = _by_texts(reader, learned.estimator, most)
+    papers, tokens = sum(papers for papers, _ in seen.values()), sum(tokens for _, tokens in seen.values())
+    others = sum(shard.shard.records for shard in embeds if shard.shard.key not in seen)
+    if measured := sum(manifest.counts["papers"] for manifest in known):
+        usual, basis = sum(manifest.counts["tokens"] for manifest in known) / measured, "measured here"
+    elif papers:
+        usual, basis = tokens / papers, "taken to be alike"
+    elif learned.estimator.papers:
+        usual, basis = min(learned.estimator.tokens / learned.estimator.papers, most), "learned here of this model"
+    else:
+        usual, basis = min(TYPICAL_TOKENS, most), "typical of arXiv"
+    if papers:
+        basis = "estimated by their texts" + (f" where they were read, otherwise {basis}" if others else "")
+    expected = tokens + others * usual
+    mean = expected / (papers + others) if papers + others else usual
+    return round(expected), f"{mean:.0f} a paper, {basis}"
+
+
+def _by_texts(reader: CheckpointReader, estimator: TokenEstimator, most: int) -> tuple[int, float]:
+    """How many papers a shard has that was read, and about how many tokens, of which `most` of a paper count."""
+    rows = reader.manifest.files["papers"].rows
+    places = np.array(evenly_spread(rows, PAPERS_ESTIMATED), int)
+    total, begun = 0.0, 0
+    for batch in reader.batches("papers", ["title", "abstract", "categories"]):
+        within = places[(places >= begun) & (places < begun + batch.num_rows)] - begun
+        begun += batch.num_rows
+        some = pa.Table.from_batches([batch.take(pa.array(within))])
+        estimated = estimator.estimate(texts_of(some), some["categories"].to_pylist())
+        total += float(np.minimum(estimated, most).sum())
+    return rows, total * rows / max(1, len(places))
 
 
 def _measured(plan: RunPlan, options: RunOptions) -> Sequence[Manifest]:

@@ -97,6 +97,11 @@ class RunProgress:
     facts: list[dict[str, Any]] = field(default_factory=list)
     """What is known of each device, once the run has taken them (`DevicesFound`)."""
     _embedded_before: int = 0
+    _tokens_before: int = 0
+    _waiting: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Papers and tokens that shards under way have still to embed, by an estimate."""
+    _estimated: tuple[int, int] = (0, 0)
+    """All papers that there were estimates of, and the estimates."""
     _estimates: dict[str, int] = field(default_factory=dict)
     _read: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _done_in: dict[str, int] = field(default_factory=dict)
@@ -106,12 +111,19 @@ class RunProgress:
         return sum(device.tokens for device in self.devices.values())
 
     def seconds_left(self, now: float) -> float | None:
-        """From the papers done since the devices were ready; None while that says nothing."""
+        """From what was done since the devices were ready, in tokens where these were estimated, as the longest papers
+        go first, otherwise in papers; None while that says nothing."""
         worked = now - self.ready
         embedded = sum(device.papers for device in self.devices.values()) - self._embedded_before
         if not self.ready or embedded == 0 or worked < 3:
             return None
-        return max(0, self.papers - self.papers_done) * worked / embedded
+        left = max(0, self.papers - self.papers_done)
+        papers, tokens = self._estimated
+        if not papers:
+            return left * worked / embedded
+        others = max(0, left - sum(waiting for waiting, _ in self._waiting.values()))
+        tokens_left = sum(max(0, expected) for _, expected in self._waiting.values()) + others * tokens / papers
+        return tokens_left * worked / (self.tokens - self._tokens_before)
 
     def apply(self, line: Mapping[str, Any]) -> None:
         """Takes one event in."""
@@ -136,6 +148,7 @@ class RunProgress:
     def _on_pool_ready(self, line: Mapping[str, Any]) -> None:
         self.ready, self.dtype = line["time"], line["dtype"]
         self._embedded_before = sum(device.papers for device in self.devices.values())
+        self._tokens_before = self.tokens
         for device in self.devices.values():
             device.recent.clear()  # a pool that was started anew has a speed of its own
 
@@ -155,6 +168,10 @@ class RunProgress:
         self.urgent += line.get("urgent", 0) - before.get("urgent", 0)
         self._read[line["shard"]] = line
 
+    def _on_texts_waiting(self, line: Mapping[str, Any]) -> None:
+        self._waiting[line["shard"]] = line["papers"], line["tokens"]
+        self._estimated = self._estimated[0] + line["papers"], self._estimated[1] + line["tokens"]
+
     def _on_batch(self, line: Mapping[str, Any]) -> None:
         self.shard = line["shard"]
         device = self.devices.setdefault(line["device"], DeviceProgress())
@@ -165,6 +182,8 @@ class RunProgress:
         device.recent.append((line["time"], line["papers"], line["tokens"]))
         self.papers_done += line["papers"]
         self._done_in[line["shard"]] = self._done_in.get(line["shard"], 0) + line["papers"]
+        if waiting := self._waiting.get(line["shard"]):
+            self._waiting[line["shard"]] = waiting[0] - line["papers"], waiting[1] - line["tokens"]
 
     def _on_device_incident(self, line: Mapping[str, Any]) -> None:
         device = self.devices.setdefault(line["device"], DeviceProgress())
@@ -203,6 +222,7 @@ class RunProgress:
 
     def _on_shard_embedded(self, line: Mapping[str, Any]) -> None:
         embedded = self._done_in.get(line["shard"], 0)
+        self._waiting.pop(line["shard"], None)
         self._done_in[line["shard"]] = line["papers"] + line.get("failed", 0)
         self.papers_done += line["papers"] + line.get("failed", 0) - embedded
         self.papers_reused += line["papers"] - embedded
@@ -220,6 +240,7 @@ class RunProgress:
 
     def _on_shard_failed(self, line: Mapping[str, Any]) -> None:
         self.failed[line["shard"]] = line["error"]
+        self._waiting.pop(line["shard"], None)
 
     def _on_run_finished(self, line: Mapping[str, Any]) -> None:
         self.state, self.error = line["state"], line["error"]

@@ -41,12 +41,15 @@ class FakePool:
         self.embedded: list[str] = []
         self.urgent: list[Sequence[bool] | None] = []
         self.open = 0
+        self.options: dict[str, object] = {}
+        """What it was made with besides."""
         self.fail_after: int | None = None
         self.fail_on = ""
         """A word: a call with a text that has it raises `fault` at once."""
         self.fault: BaseException = RuntimeError("the device fell over")
 
     def __call__(self, files: object, space: object, devices: object, **options: object) -> Self:
+        self.options = options
         return self
 
     def __enter__(self) -> Self:

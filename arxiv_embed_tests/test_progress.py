@@ -27,6 +27,7 @@ from arxiv_embed.events import (
     ShardFailed,
     ShardStarted,
     ShardStored,
+    TextsWaiting,
 )
 from arxiv_embed.progress import RATE_SECONDS, RunProgress
 from arxiv_embed.record import ProgressReader, ProgressWriter
@@ -220,6 +221,22 @@ def test_the_time_left_follows_from_papers_embedded_not_from_reused_ones() -> No
     progress.apply({"time": 20.0, "event": "batch", **vars(batch("b", 50))})
     assert progress.papers_done == 150
     assert progress.seconds_left(20.0) == pytest.approx(150 * 10 / 50)
+
+
+def test_the_time_left_follows_from_tokens_as_the_longest_papers_go_first() -> None:
+    progress = RunProgress()
+    progress.apply({"time": 0.0, "event": "run_started", **vars(started("a", "b", papers=300))})
+    progress.apply({"time": 10.0, "event": "pool_ready", "dtype": "float32", "seconds": 1.0})
+    progress.apply({"time": 10.0, "event": "texts_waiting", **vars(TextsWaiting("a", 100, 20_000))})
+    progress.apply({"time": 20.0, "event": "batch", **vars(batch("a", 10, tokens=4_000))})
+    assert progress.seconds_left(20.0) == pytest.approx((16_000 + 200 * 200) / 400)
+    progress.apply({"time": 60.0, "event": "batch", **vars(batch("a", 90, tokens=16_100))})
+    assert progress.seconds_left(60.0) == pytest.approx(200 * 200 / 402)
+    progress.apply({"time": 60.0, "event": "shard_embedded", **vars(embedded("a", 100))})
+    progress.apply({"time": 60.0, "event": "texts_waiting", **vars(TextsWaiting("b", 200, 30_000))})
+    assert progress.seconds_left(60.0) == pytest.approx(30_000 / 402)
+    progress.apply({"time": 60.0, "event": "shard_failed", **vars(ShardFailed("b", "It broke."))})
+    assert progress.seconds_left(60.0) == pytest.approx(200 * (50_000 / 300) / 402)
 
 
 def test_a_pool_that_was_started_anew_has_a_speed_of_its_own() -> None:

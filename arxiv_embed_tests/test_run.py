@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import arxiv_embed.equipment
+from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.errors import ArxivEmbedError, FatalError
+from arxiv_embed.estimates import LearnedTokens
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts, cpu_model, describe
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
@@ -197,3 +200,25 @@ def test_a_record_whose_first_line_is_cut_does_not_hide_the_last_run(settings: S
     last = last_run(settings)
     assert last is not None
     assert last.state == "done"
+
+
+@pytest.mark.usefixtures("pool")
+def test_the_tokens_that_wait_are_estimated_before_the_devices_begin(options: RunOptions, settings: Settings) -> None:
+    embed_first(options, settings, "run")
+    lines = [json.loads(line) for line in progress_path(settings, "run").read_bytes().splitlines()]
+    names = [line["event"] for line in lines]
+    [waiting] = [line for line in lines if line["event"] == "texts_waiting"]
+    assert names.index("texts_waiting") < names.index("pool_ready") < names.index("batch")
+    assert waiting["papers"] == 6
+    assert 6 * 20 < waiting["tokens"] < 6 * 512
+
+
+def test_the_pool_orders_texts_by_what_was_learned_of_this_model(
+    options: RunOptions, settings: Settings, pool: FakePool
+) -> None:
+    embed_first(options, settings, "run")
+    lengths = pool.options["lengths"]
+    learned = LearnedTokens(settings.history, resolve_model(options.model))
+    assert learned.estimator.papers == 6
+    assert callable(lengths)
+    assert lengths(pool.embedded) == learned.quick(pool.embedded)

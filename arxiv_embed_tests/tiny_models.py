@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,15 @@ def wordpieces() -> Tokenizer:
     return tokenizer
 
 
-def bytepairs() -> Tokenizer:
-    """A decoder's tokenizer: bytes, blanks kept with the word behind them, no special tokens at all."""
+def bytepairs(texts: Sequence[str] = (" ".join(WORDS),) * 4, size: int = 300) -> Tokenizer:
+    """A decoder's tokenizer, made from texts: bytes, blanks kept with the word behind them, no special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

@@ -25,12 +25,13 @@ from isal import igzip
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Shard, list_folder
-from arxiv_embed.settings import DEFAULT_SHARD_PAPERS
+from arxiv_embed.settings import DEFAULT_MODEL, DEFAULT_SHARD_PAPERS
 from bench.data import REPOSITORY, real_data
 from bench.metric import Metric
 
 FILE = "arxiv_100k.jsonl.gz"
 LEAST_RATE = 50_000
+LEAST_ESTIMATED = 20_000
 MOST_MEMORY = 300
 COPIES = 5
 REPEATS = 3
@@ -50,6 +51,7 @@ def measure() -> list[Metric]:
                     shutil.copyfileobj(one, joined)
         runs = [_in_own_process("read", once) for _ in range(REPEATS)]
         loads = [_in_own_process("load", once) for _ in range(REPEATS)]
+        estimates = [_in_own_process("estimate", once) for _ in range(REPEATS)]
         floors = [_in_own_process("floor", once) for _ in range(REPEATS)]
         many = _in_own_process("read", larger)
     rate = statistics.median(run["rate"] for run in runs)
@@ -61,6 +63,12 @@ def measure() -> list[Metric]:
             "papers loaded on one core, newest kept and fingerprinted",
             statistics.median(run["rate"] for run in loads),
             "papers/s",
+        ),
+        Metric(
+            "lengths estimated on one core, nothing tokenized",
+            statistics.median(run["rate"] for run in estimates),
+            "papers/s",
+            LEAST_ESTIMATED,
         ),
         Metric("finding where to cut it, once", statistics.median(run["cuts"] for run in runs), "s"),
         Metric("decompressing and orjson alone", floor, "papers/s"),
@@ -107,6 +115,14 @@ def _measured(what: str, file: Path) -> dict[str, float]:
         cut = time.process_time()
         if what == "floor":
             papers = _floor(file)
+        elif what == "estimate":
+            from arxiv_embed.encoding.model import resolve_model
+            from arxiv_embed.estimates import TokenEstimator, Vocabulary  # whose memory is not reading's
+
+            some = reader.load(shards[0]).papers
+            estimator = TokenEstimator(Vocabulary(resolve_model(DEFAULT_MODEL).folder / "tokenizer.json"))
+            cut = time.process_time()
+            papers = len(estimator.estimate([paper.text for paper in some], [paper.categories for paper in some]))
         else:
             papers = sum((_read if what == "read" else _load)(reader, shard) for shard in shards)
         seconds = time.process_time() - cut

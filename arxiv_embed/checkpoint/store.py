@@ -90,10 +90,11 @@ class CheckpointStore:
         generations = self._generations(key)
         return generations.newest(_loaded, generations.try_to_set_aside)
 
-    def reader(self, key: CheckpointKey) -> CheckpointReader | None:
-        """As `load`, verified to the last byte, but with the data left on disk until it is asked for."""
+    def reader(self, key: CheckpointKey, *, sets_aside: bool = True) -> CheckpointReader | None:
+        """As `load`, verified to the last byte, but with the data left on disk until it is asked for; what does not
+        verify stays where it is unless `sets_aside`."""
         generations = self._generations(key)
-        return generations.newest(checked, generations.try_to_set_aside)
+        return generations.newest(checked, generations.try_to_set_aside if sets_aside else unreported)
 
     def verify(self, *, repair: bool) -> Iterator[Verified]:
         """Reads every byte of every generation and segment. With `repair` what is damaged is set aside, so that its

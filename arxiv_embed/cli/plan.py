@@ -74,7 +74,7 @@ def plan(
         priority=priority,
     )
     planned = plan_run(options, settings)
-    expected = forecast(planned, options)
+    expected = forecast(planned, options, settings)
     found = inventory(planned.devices)
     if as_json:
         typer.echo(json.dumps(_as_json(planned, expected, found, options.priority), indent=1))

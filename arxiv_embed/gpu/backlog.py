@@ -6,11 +6,11 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from arxiv_embed.encoding.tokens import PaperTokenizer, TokenizedPaper
-from arxiv_embed.gpu.batching import pieces
+from arxiv_embed.gpu.batching import FIRST_PIECE, pieces
 
 PIECES_AHEAD = 4
 
@@ -18,13 +18,37 @@ Piece = tuple[Sequence[TokenizedPaper], Sequence[bool] | None]
 """Papers tokenized together, and which of them are urgent."""
 
 
-def tokenized(tokenizer: PaperTokenizer, texts: Sequence[str], urgent: Sequence[bool] | None) -> Iterator[Piece]:
-    """Every text's tokens, piece by piece as they are asked for, urgent ones first."""
-    order = urgent_first(urgent) if urgent is not None and any(urgent) else range(len(texts))
+Lengths = Callable[[Sequence[str]], Sequence[float]]
+"""About how many tokens each of some texts has, told without tokenizing them."""
+
+
+def tokenized(
+    tokenizer: PaperTokenizer, texts: Sequence[str], urgent: Sequence[bool] | None, lengths: Lengths | None = None
+) -> Iterator[Piece]:
+    """Every text's tokens, piece by piece as they are asked for, urgent ones first.
+
+    With `lengths` the longest come first, so that papers of like length are there at the same time and the last batches
+    are short; but for the first piece, which devices wait for and which is taken as it comes.
+    """
+    order = urgent_first(urgent) if urgent is not None and any(urgent) else list(range(len(texts)))
     for piece in pieces(len(order)):
+        if piece.start == FIRST_PIECE and lengths is not None:
+            order[FIRST_PIECE:] = longest_first(order[FIRST_PIECE:], texts, urgent, lengths)
         places = order[piece.start : piece.stop]
         papers = tokenizer.tokenize([texts[place] for place in places], places)
         yield papers, None if urgent is None else [urgent[place] for place in places]
+
+
+def longest_first(
+    places: Sequence[int], texts: Sequence[str], urgent: Sequence[bool] | None, lengths: Lengths
+) -> list[int]:
+    """The places by estimated length; an urgent one is where an urgent one was."""
+    estimated = dict(zip(places, lengths([texts[place] for place in places]), strict=True))
+    ordered = sorted(places, key=estimated.__getitem__, reverse=True)
+    if urgent is None:
+        return ordered
+    of_kind = {kind: iter([place for place in ordered if urgent[place] == kind]) for kind in (True, False)}
+    return [next(of_kind[urgent[place]]) for place in places]
 
 
 def urgent_first(urgent: Sequence[bool]) -> list[int]:

@@ -15,7 +15,7 @@ from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.tokens import PaperTokenizer
 from arxiv_embed.errors import ArxivEmbedError, FatalError
-from arxiv_embed.gpu.backlog import Backlog, Piece, tokenized
+from arxiv_embed.gpu.backlog import Backlog, Lengths, Piece, tokenized
 from arxiv_embed.gpu.batching import Batch
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.faults import Faults, NoDeviceLeft
@@ -43,7 +43,8 @@ class Pool:
 
     In production mode batches are formed by tokens and memory for whichever device would have them done first; in
     standard mode they are `batch_size` papers each, dealt round robin. `learned` is the folder where what was learned
-    of memory is kept; without it nothing is.
+    of memory is kept; without it nothing is. `lengths` tells about how long texts are, by which they are ordered before
+    they are tokenized, in production mode; without it they are taken as they come.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Pool:
         batch_size: int = DEFAULT_BATCH_SIZE,
         production: bool = True,
         learned: Path | None = None,
+        lengths: Lengths | None = None,
         command: Sequence[str] = WORKER,
         patience: Patience | None = None,
     ) -> None:
@@ -66,6 +68,7 @@ class Pool:
         self._space = space
         self._batch_size = batch_size
         self._production = production
+        self._lengths = lengths if production else None
         self._patience = patience or Patience()
         self._learned = learned
         self._laws = LearnedLaws(learned, space.fingerprint)
@@ -206,7 +209,8 @@ class Pool:
         any more; what was yielded before stands. `on_tick` is called every `TICK_SECONDS` at least.
         Closed before its end, it leaves the pool ready for the next call.
         """
-        return self.encode_tokenized(tokenized(self._tokenizer, texts, urgent), on_batch, on_incident, on_tick)
+        papers = tokenized(self._tokenizer, texts, urgent, self._lengths)
+        return self.encode_tokenized(papers, on_batch, on_incident, on_tick)
 
     def encode_tokenized(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import arxiv_embed.equipment
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli.app import app
 from arxiv_embed.gpu import devices
@@ -15,7 +16,8 @@ from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts, describe, inventory
 from arxiv_embed.history import FailedShard, refresh_history
 from arxiv_embed.metadata.shards import list_folder
-from arxiv_embed.settings import Settings
+from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed_tests.fake_pool import FakePool, run_shards
 from arxiv_embed_tests.gpu.fake_nvml import FakeGpu, FakeNvml
 
 
@@ -59,6 +61,43 @@ def test_a_plan_in_json_has_the_facts(small_folder: Path, tmp_path: Path, tiny_m
     told = json.loads(plan(small_folder, tmp_path / "home", tiny_model, "--devices", "cuda:1", "--json"))
     assert [DeviceFacts(**facts) for facts in told["devices"]] == inventory(parse_devices("cuda:1"))
     assert told["devices"][0]["power_limit"] == 350
+
+
+def test_a_plan_tells_tokens_by_the_texts_once_a_run_has_read_them_and_learned(
+    small_folder: Path, settings: Settings, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool's tokenizer gives a token a word, which nobody could know before."""
+
+    def tokens(*arguments: str) -> tuple[int, str]:
+        told = json.loads(plan(small_folder, settings.home, tiny_model, "--devices", "cpu:1", "--json", *arguments))
+        shown = in_words(plan(small_folder, settings.home, tiny_model, "--devices", "cpu:1", *arguments))
+        return told["tokens"], shown.partition(" a paper, ")[2].partition(")")[0]
+
+    pool = FakePool(dimensions=32)
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", pool)
+    assert tokens()[1] == "typical of arXiv"
+    options = RunOptions(small_folder, settings.store, settings.checkpoints, model=str(tiny_model), devices="cpu:1")
+    run_shards(options, settings.home, "run")
+    truth = sum(len(text.split()) for text in pool.embedded)
+    told, basis = tokens("--chunker", "whole")  # another space: nothing is embedded there yet
+    assert basis == "estimated by their texts"
+    assert told == pytest.approx(truth, rel=0.1)
+    for checkpoint in (settings.checkpoints / "papers").glob("**/*.arrow"):
+        checkpoint.write_bytes(b"")  # planning does not count on it, and sets nothing aside
+    told, basis = tokens("--chunker", "whole")
+    assert basis == "learned here of this model"
+    assert not (settings.checkpoints / "quarantine").exists()
+
+
+def test_a_plan_tells_shards_that_were_read_from_those_that_were_not(
+    small_folder: Path, settings: Settings, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", FakePool(dimensions=32))
+    options = RunOptions(small_folder, settings.store, settings.checkpoints, model=str(tiny_model), devices="cpu:1")
+    run_shards(options, settings.home, "run", steps=["read"])
+    (small_folder / "third.jsonl").write_bytes((small_folder / "first.jsonl").read_bytes())
+    shown = in_words(plan(small_folder, settings.home, tiny_model, "--devices", "cpu:1"))
+    assert "estimated by their texts where they were read, otherwise taken to be alike" in shown
 
 
 def test_a_plan_names_pending_shards_that_have_failed_and_what_it_takes_to_try_them(

@@ -134,6 +134,25 @@ def test_padding_stays_small_on_lengths_like_those_of_abstracts() -> None:
     assert computed / sum(len(p.ids) for p in papers) - 1 <= 0.04
 
 
+@pytest.mark.parametrize("rates", [(4e5,), (1e5, 1e5), (1e5, 4e5)])
+def test_papers_that_come_longest_first_by_an_estimate_are_done_sooner_and_with_less_padding(
+    rates: tuple[float, ...],
+) -> None:
+    papers = abstracts(12_000)
+    noise = np.random.default_rng(3).normal(1, 0.06, len(papers))
+    estimated = {p.index: len(p.ids) * error for p, error in zip(papers, noise, strict=True)}
+    ordered = [*papers[:128], *sorted(papers[128:], key=lambda p: -estimated[p.index])]
+    told = []
+    for order in (papers, ordered):
+        lanes = lanes_of(*rates, packed=False)
+        makespan = play(TokenPlanner(200), lanes, order, supply=2300).makespan
+        padded = sum(shape.padded for lane in lanes for shape in lane.shapes)
+        told.append((makespan, padded / sum(len(p.ids) for p in papers) - 1))
+    (as_they_come, padding), (longest_first, less_padding) = told
+    assert longest_first < as_they_come
+    assert less_padding < 0.75 * padding
+
+
 def test_the_longest_go_first_near_the_end() -> None:
     papers = abstracts(2000)
     [lane] = lanes_of(1e5)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +66,15 @@ def expected(bert: ModelFiles, space: Space) -> list[np.ndarray]:
     return vectors
 
 
+def characters(texts: Sequence[str]) -> list[float]:
+    return [float(len(text)) for text in texts]
+
+
 @pytest.fixture(scope="module")
 def pool(bert: ModelFiles, space: Space) -> Iterator[Pool]:
     """Two workers in production mode."""
-    with Pool(bert, space, parse_devices("cpu:2"), dtype="float32", batch_size=7) as pool:
+    devices = parse_devices("cpu:2")
+    with Pool(bert, space, devices, dtype="float32", batch_size=7, lengths=characters) as pool:
         yield pool
 
 
@@ -153,8 +158,12 @@ def test_a_text_that_cannot_be_tokenized_ends_the_call_and_no_more(pool: Pool, e
 def test_the_standard_pipeline_deals_fixed_batches_round_robin(
     bert: ModelFiles, space: Space, expected: list[np.ndarray]
 ) -> None:
+    def not_asked(texts: Sequence[str]) -> list[float]:
+        raise AssertionError("it takes papers as they come")
+
     reports: list[BatchReport] = []
-    with Pool(bert, space, parse_devices("cpu:2"), dtype="float32", batch_size=20, production=False) as pool:
+    devices = parse_devices("cpu:2")
+    with Pool(bert, space, devices, dtype="float32", batch_size=20, production=False, lengths=not_asked) as pool:
         assert_right(list(pool.encode(TEXTS, reports.append)), TEXTS, expected)
     assert sorted(report.papers for report in reports) == [10] + [20] * 7
     assert [sum(report.device == name for report in reports) for name in ("cpu:0", "cpu:1")] == [4, 4]

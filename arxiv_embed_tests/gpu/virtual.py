@@ -5,6 +5,7 @@ The planner and all that it looks at are the real ones; only the worker's side i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -73,11 +74,12 @@ def play(
     lanes: Sequence[VirtualLane],
     papers: Sequence[TokenizedPaper],
     urgent: Sequence[bool] | None = None,
+    supply: float = math.inf,
 ) -> Played:
-    """Lets the lanes compute the papers to the end, as the pool would."""
+    """Lets the lanes compute the papers to the end, as the pool would, where `supply` papers a second are tokenized."""
     now, given, played = 0.0, 0, Played(0.0)
     while True:
-        while planner.wants() and given < len(papers):
+        while planner.wants() and given < len(papers) and given / supply <= now:
             piece = slice(given, given + 256)
             planner.add(papers[piece], None if urgent is None else urgent[piece])
             given += 256
@@ -88,6 +90,10 @@ def play(
                     lane.send(batch, now)
                     played.sent.append((lane.name, batch))
         busy = [lane for lane in lanes if lane.sent]
+        awaited = given / supply if given < len(papers) and planner.wants() else math.inf
+        if awaited > now and awaited < min((lane.ends for lane in busy), default=math.inf):
+            now = awaited
+            continue
         if not busy:
             assert planner.ended
             assert not planner.waiting
