@@ -27,8 +27,8 @@ class Packing:
     edges: list[int]
     starts: Tensor
     longest: int
-    attended: int = 0
-    """How often attention was computed."""
+    attended: bool = False
+    """Whether attention was computed among these texts."""
 
 
 _packing: ContextVar[Packing] = ContextVar("packing")
@@ -40,7 +40,7 @@ class NotPacked(Exception):
 
 @contextmanager
 def packed(lengths: list[int], device: torch.device) -> Iterator[Packing]:
-    """Inside, a model's attention is among the texts of these lengths; gives what was computed of it."""
+    """Inside, a model's attention is among the texts of these lengths; the packing says whether any was computed."""
     edges = [0]
     for length in lengths:
         edges.append(edges[-1] + length)
@@ -86,7 +86,7 @@ def attend(
     if unknown or attention_mask is not None or len(query) != 1:
         raise NotPacked(", ".join(unknown) or "a mask")
     packing = _packing.get()
-    packing.attended += 1
+    packing.attended = True
     causal = module.is_causal if is_causal is None else is_causal
     # As transformers hands it to flash attention: so many tokens to either side, the token itself among them.
     side = -1 if sliding_window is None else sliding_window - 1

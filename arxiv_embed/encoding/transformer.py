@@ -98,9 +98,12 @@ class TransformersEncoder:
         return self._packed_states(ids, lengths) if self.packed else self._padded_states(ids, lengths)
 
     def _packed_states(self, ids: Tensor, lengths: list[int]) -> Tensor:
-        with attention.packed(lengths, self._device):
-            places = torch.cat([torch.arange(length) for length in lengths]).to(self._device)
-            return self._forward(ids[None], places)[0]
+        places = torch.cat([torch.arange(length) for length in lengths]).to(self._device)
+        with attention.packed(lengths, self._device) as packing:
+            states = self._forward(ids[None], places)[0]
+        if not packing.attended:
+            raise attention.NotPacked("its attention does not come through transformers' interface")
+        return states
 
     def _padded_states(self, ids: Tensor, lengths: list[int]) -> Tensor:
         counts = torch.tensor(lengths, device=self._device)
@@ -138,18 +141,15 @@ class TransformersEncoder:
         """Tries it: whatever the reason may be that a model cannot, it is then computed padded."""
         ids, lengths = self._tried()
         expected = self._padded_states(ids, lengths).float()
+        usual = self._model.config._attn_implementation
         try:
-            usual = self._model.config._attn_implementation
             attention.register()
             self._model.set_attn_implementation(attention.NAME)
-            with attention.packed(lengths, self._device) as packing:
-                places = torch.cat([torch.arange(length) for length in lengths]).to(self._device)
-                states = self._forward(ids[None], places)[0].float()
-            same = torch.nn.functional.cosine_similarity(states, expected).min() >= LEAST_COSINE[self._dtype]
-            if packing.attended and same:
+            states = self._packed_states(ids, lengths).float()
+            if torch.nn.functional.cosine_similarity(states, expected).min() >= LEAST_COSINE[self._dtype]:
                 return True
         except Exception:  # noqa: BLE001 - an architecture or a kernel that cannot says so in its own way
-            same = torch.tensor(False)
+            pass
         self._model.set_attn_implementation(usual)
         return False
 

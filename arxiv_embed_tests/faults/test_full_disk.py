@@ -29,7 +29,7 @@ def arguments(tmp_path: Path, examples: Path, tiny_model: Path) -> tuple[str | P
     assert len(lines) == PAPERS
     for number in range(SHARDS):
         (folder / f"{number}.jsonl").write_bytes(b"".join(lines[number::SHARDS]))
-    return run_arguments(folder, tiny_model, "--chunker", "fixed:8")
+    return run_arguments(folder, tiny_model, "--chunker", "fixed:8", "--max-tokens", "512")
 
 
 def leave(disk: Path, kilobytes: int, megabytes: int) -> None:

@@ -209,14 +209,14 @@ def test_a_killed_worker_is_replaced_and_loses_no_paper(
     assert not [thread for thread in threading.enumerate() if thread.name == "tokenizer"]
 
 
-def test_weights_that_cannot_be_read_are_one_sentence(bert: ModelFiles, space: Space, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
     save_bert(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     files = resolve_model(str(tmp_path))
     before = workers()
     with pytest.raises(WorkerNotStarted, match=r"^The worker of cpu:\d could not start \(.+\): check") as raised:
-        Pool(files, space, parse_devices("cpu:2")).__enter__()
+        Pool(files, space_of(files, "whole"), parse_devices("cpu:2")).__enter__()
     assert "\n" not in str(raised.value)
     assert workers() == before
 
@@ -236,25 +236,27 @@ def test_a_worker_that_dies_while_it_loads_has_not_started(bert: ModelFiles, spa
     assert workers() == before
 
 
-def test_vectors_that_are_no_numbers_are_never_handed_on(space: Space, tmp_path: Path) -> None:
+def test_vectors_that_are_no_numbers_are_never_handed_on(tmp_path: Path) -> None:
     save_bert(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with Pool(resolve_model(str(tmp_path)), space, parse_devices("cpu:1")) as pool:
+    files = resolve_model(str(tmp_path))
+    with Pool(files, space_of(files, "whole"), parse_devices("cpu:1")) as pool:
         [failed] = pool.encode(["a star"])
     assert isinstance(failed, FailedPaper)
     assert "not finite numbers" in failed.reason
 
 
-def test_a_model_that_is_broken_altogether_stops_the_run_and_blames_no_paper(space: Space, tmp_path: Path) -> None:
+def test_a_model_that_is_broken_altogether_stops_the_run_and_blames_no_paper(tmp_path: Path) -> None:
     save_bert(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    files = resolve_model(str(tmp_path))
     outcomes: list[Outcome] = []
     with (
-        Pool(resolve_model(str(tmp_path)), space, parse_devices("cpu:1")) as pool,
+        Pool(files, space_of(files, "whole"), parse_devices("cpu:1")) as pool,
         pytest.raises(NoDeviceLeft, match="in a row failed, the last with: the model gave vectors that are not finite"),
     ):
         outcomes.extend(pool.encode([f"a star {n}" for n in range(100)]))
