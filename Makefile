@@ -1,12 +1,14 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up what they need. `make test-slow` is a hundred
 # killed runs, which take an hour and leave their outcome in bench/results/kills.json. `make screenshots` renews the
-# pictures of Dagster's pages in docs/.
+# pictures of Dagster's pages in docs/. `make --keep-going peers` makes the environments of the other tools that
+# `arxiv-embed bench embed` measures beside this one (7 GB, minutes); one that does not install is left out there.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 
-.PHONY: demo test test-slow screenshots lint setup develop clean
+.PHONY: demo test test-slow screenshots peers lint setup develop clean
 
 demo: setup
 	$(BIN)/arxiv-embed demo
@@ -19,6 +21,15 @@ test-slow: develop
 
 screenshots: develop
 	ARXIV_EMBED_SCREENSHOTS=docs $(BIN)/pytest arxiv_embed_tests/deployment/test_browser.py
+
+peers: $(patsubst bench/peers/%.txt,$(PEERS)/%/.ready,$(wildcard bench/peers/*.txt))
+
+$(PEERS)/%/.ready: bench/peers/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet torch==2.13.0
+	$(@D)/bin/python -m pip install --quiet torch==2.13.0 --requirement $<
+	touch $@
 
 lint: develop
 	$(BIN)/ruff check .
@@ -43,4 +54,4 @@ $(VENV)/.develop: $(VENV)/.ready
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)

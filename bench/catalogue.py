@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu.devices import usable_cores
-from bench.metric import Metric
+from bench.metric import LeftOut, Metric
 
 BENCHES: Mapping[str, str] = {
     "backfill": "bench.backfill",
@@ -26,11 +26,11 @@ BENCHES: Mapping[str, str] = {
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def load(name: str) -> Callable[[], list[Metric]]:
+def load(name: str) -> Callable[[], list[Metric | LeftOut]]:
     """The bench of that name, ready to be called; raises `ArxivEmbedError` where there is none."""
     if name not in BENCHES:
         raise ArxivEmbedError(f"There is no bench '{name}': choose {', '.join(BENCHES)}.")
-    measure: Callable[[], list[Metric]] = import_module(BENCHES[name]).measure
+    measure: Callable[[], list[Metric | LeftOut]] = import_module(BENCHES[name]).measure
     return measure
 
 
@@ -54,8 +54,9 @@ def machine() -> dict[str, str | int | bool]:
     }
 
 
-def to_json(name: str, metrics: Sequence[Metric]) -> dict[str, object]:
-    """`{"bench", "machine", "metrics"}`; a metric without a target has null for `target` and `ok`."""
+def to_json(name: str, metrics: Sequence[Metric | LeftOut]) -> dict[str, object]:
+    """`{"bench", "machine", "metrics"}`; a metric without a target has null for `target` and `ok`, one left out for
+    `value` too, and the reason as `left_out`."""
     return {"bench": name, "machine": machine(), "metrics": [metric.to_json() for metric in metrics]}
 
 

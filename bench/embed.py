@@ -1,15 +1,17 @@
-"""Encoding speed: the pool against sentence-transformers, the matrix unit's limit, and the whole run around it.
+"""Encoding speed: the pool against sentence-transformers, other tools, the matrix unit's limit, and the whole run.
 
 All take the same texts, cut at the same token limit, in turns within one measurement, and medians are compared:
-absolute figures vary from machine to machine and hour to hour.
+absolute figures vary from machine to machine and hour to hour. The other tools (`bench.peers`) are timed once each, a
+share of them in every turn, and compared with the pool in that turn.
 """
 
 from __future__ import annotations
 
 import gzip
 import time
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -28,62 +30,105 @@ from arxiv_embed.run import Run
 from arxiv_embed.settings import DEFAULT_MODEL, DEFAULT_SHARD_PAPERS, RunOptions, settings_from_environment
 from bench.baseline import Baseline, has_bfloat16
 from bench.data import real_data
-from bench.metric import Metric
+from bench.metric import LeftOut, Metric
+from bench.peers import PEERS, Peer, PeerFailed, Timed, time_peer
 
-PAPERS, WARMING_PAPERS, PARITY_PAPERS = 1000, 64, 200
+PAPERS, WARMING_PAPERS, PARITY_PAPERS, CALIBRATION_PAPERS = 1000, 64, 200, 300
+PLAIN = "whole"
+"""The chunker of plain embedding: a paper's only chunk is the paper."""
+
 DEVICES = "cpu:2"
 TURNS, BASELINE_TURNS = 3, 2
 FLOP_PER_TOKEN = 21.6e6
 """What the model's matrix products need: six layers of 384 × (4 × 384 + 2 × 1536), two operations each, and attention
 over neighbours of the usual number."""
 
-TIMES_BASELINE = {"float32": 3.0, "bfloat16": 1.25}
+TIMES_BASELINE = {"float32": 3.5, "bfloat16": 1.5}
+SHARE_OF_THE_LIMIT = 0.80
+LATE_TO_PLAIN = 1.05
 LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.999}
 
-MEASURED, WARMING = "measured.jsonl", "warming.jsonl"
+MEASURED, WARMING, CALIBRATION = "measured.jsonl", "warming.jsonl", "calibration.jsonl"
 
 
 @dataclass
 class Turns:
     """What was measured: tokens in all; seconds, and FLOP/s of the matrix product by type, one entry a turn."""
 
-    tokens: int
-    bare: list[float]
-    whole: list[float]
-    baseline: dict[str, list[float]]
-    matrix: dict[str, list[float]]
+    tokens: int = 0
+    bare: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    baseline: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    matrix: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    peers: dict[Peer, tuple[int, Timed | PeerFailed]] = field(default_factory=dict)
+    """The turn in which a peer was timed, and how that went."""
 
 
-def measure() -> list[Metric]:
-    """Takes about six minutes on two cores."""
+@dataclass(frozen=True)
+class Sample:
+    """Texts: those measured, and others that a peer may quantize by; `folder` holds the metadata."""
+
+    folder: Path
+    measured: list[str]
+    calibration: list[str]
+
+    @property
+    def warming(self) -> list[str]:
+        return self.measured[:WARMING_PAPERS]
+
+
+def measure() -> list[Metric | LeftOut]:
+    """Takes about 15 minutes on two cores with all peers; the first time, which exports models, some minutes more."""
     files = resolve_model(DEFAULT_MODEL)
-    space = space_of(files, RunOptions.chunker)
+    space = space_of(files, RunOptions.chunker, files.position_limit)
     dtypes = ["float32", "bfloat16"] if has_bfloat16() else ["float32"]
     with TemporaryDirectory() as place, Baseline(files) as baseline:
-        folder = Path(place)
-        texts = _write_sample(folder / "metadata", folder / "index")
-        parity = _parity(files, dtypes, baseline, texts[:PARITY_PAPERS])
-        with Pool(files, space, parse_devices(DEVICES)) as pool:
-            turns = _take_turns(pool, dtypes, baseline, texts, space.max_tokens, folder)
-            return [*_speed(turns, pool.dtype), *parity]
+        sample = _write_sample(Path(place))
+        parity = _parity(files, dtypes, baseline, sample.measured[:PARITY_PAPERS])
+        theirs, _ = baseline.encode(sample.warming, "float32", space.max_tokens)
+        devices = parse_devices(DEVICES)
+        with (
+            Pool(files, space, devices) as pool,
+            Pool(files, space_of(files, PLAIN, files.position_limit), devices, dtype=pool.dtype) as plain,
+        ):
+            turns = _take_turns(pool, plain, dtypes, baseline, sample, files)
+            return [*_speed(turns, pool.dtype), *beside_peers(turns, theirs), *parity]
 
 
 def _take_turns(
-    pool: Pool, dtypes: Sequence[str], baseline: Baseline, texts: Sequence[str], max_tokens: int, folder: Path
+    pool: Pool, plain: Pool, dtypes: Sequence[str], baseline: Baseline, sample: Sample, files: ModelFiles
 ) -> Turns:
-    turns = Turns(0, [], [], {dtype: [] for dtype in dtypes}, {dtype: [] for dtype in dtypes})
-    list(pool.encode(texts[:PARITY_PAPERS]))
+    turns = Turns()
+    texts = sample.measured
+    max_tokens = files.position_limit
+    for each in (pool, plain):
+        _seconds(each, texts[:PARITY_PAPERS])
     for turn in range(TURNS):
-        begun = time.perf_counter()
-        turns.tokens = sum(paper.tokens for paper in pool.encode(texts))
-        turns.bare.append(time.perf_counter() - begun)
-        turns.whole.append(_whole_run(folder / "metadata", folder / f"home-{turn}"))
+        seconds, turns.tokens = _seconds(pool, texts)
+        turns.bare.append(seconds)
+        turns.plain.append(_seconds(plain, texts)[0])
+        turns.whole.append(_whole_run(sample.folder / "metadata", sample.folder / f"home-{turn}"))
         for dtype in dtypes:
             if turn < BASELINE_TURNS:
-                _, seconds = baseline.encode(texts, dtype, max_tokens)
-                turns.baseline[dtype].append(seconds)
+                turns.baseline[dtype].append(baseline.encode(texts, dtype, max_tokens)[1])
             turns.matrix[dtype].append(baseline.matrix_rate(dtype))
+        for peer in PEERS[turn::TURNS]:
+            try:
+                timed: Timed | PeerFailed = time_peer(
+                    peer, files, max_tokens, sample.warming, texts, sample.calibration
+                )
+            except PeerFailed as failure:
+                timed = failure
+            turns.peers[peer] = turn, timed
     return turns
+
+
+def _seconds(pool: Pool, texts: Sequence[str]) -> tuple[float, int]:
+    """What it took, and how many tokens they were."""
+    begun = time.perf_counter()
+    tokens = sum(paper.tokens for paper in pool.encode(texts))
+    return time.perf_counter() - begun, tokens
 
 
 def _speed(turns: Turns, dtype: str) -> list[Metric]:
@@ -92,7 +137,6 @@ def _speed(turns: Turns, dtype: str) -> list[Metric]:
     baseline = {name: PAPERS / median(seconds) for name, seconds in turns.baseline.items()}
     matrix = {name: median(rates) for name, rates in turns.matrix.items()}
     limit = max(matrix.values()) / (FLOP_PER_TOKEN * per_paper)
-    overhead = median(whole / bare for whole, bare in zip(turns.whole, turns.bare, strict=True))
     return [
         Metric("tokens of a paper, mean", per_paper, "tokens"),
         Metric(f"pool, {dtype}", ours, "papers/s"),
@@ -103,9 +147,39 @@ def _speed(turns: Turns, dtype: str) -> list[Metric]:
             Metric(f"pool ÷ sentence-transformers, {name}", ours / rate, "×", TIMES_BASELINE[name])
             for name, rate in baseline.items()
         ),
-        Metric("pool ÷ limit", ours / limit, "×", 0.70),
-        Metric("whole run ÷ bare encoding, seconds", overhead, "×", 1.08, "at most"),
+        Metric("pool ÷ limit", ours / limit, "×", SHARE_OF_THE_LIMIT),
+        Metric(
+            f"{RunOptions.chunker} ÷ {PLAIN}, seconds",
+            median(late / plain for late, plain in zip(turns.bare, turns.plain, strict=True)),
+            "×",
+            LATE_TO_PLAIN,
+            "at most",
+        ),
+        Metric(
+            "whole run ÷ bare encoding, seconds",
+            median(whole / bare for whole, bare in zip(turns.whole, turns.bare, strict=True)),
+            "×",
+            1.08,
+            "at most",
+        ),
     ]
+
+
+def beside_peers(turns: Turns, theirs: FloatArray) -> list[Metric | LeftOut]:
+    """Each peer's speed, how much faster the pool was in the same turn, and how far the peer's vectors are from those
+    of sentence-transformers in float32."""
+    metrics: list[Metric | LeftOut] = []
+    for peer in PEERS:
+        turn, timed = turns.peers[peer]
+        if isinstance(timed, PeerFailed):
+            metrics.append(LeftOut(peer.name, str(timed)))
+            continue
+        metrics += [
+            Metric(peer.name, PAPERS / timed.seconds, "papers/s"),
+            Metric(f"pool ÷ {peer.name}", timed.seconds / turns.bare[turn], "×"),
+            Metric(f"worst cosine, {peer.name}", worst_cosine(timed.vectors, theirs), "cosine"),
+        ]
+    return metrics
 
 
 def _parity(files: ModelFiles, dtypes: Sequence[str], baseline: Baseline, texts: Sequence[str]) -> list[Metric]:
@@ -116,17 +190,22 @@ def _parity(files: ModelFiles, dtypes: Sequence[str], baseline: Baseline, texts:
     metrics = []
     for dtype in dtypes:
         with Pool(files, space, parse_devices(DEVICES), dtype=dtype) as pool:
-            worst = _worst_cosine(pool, texts, theirs)
+            worst = worst_cosine(_paper_vectors(pool, texts, theirs.shape), theirs)
         metrics.append(Metric(f"worst cosine, {dtype}", worst, "cosine", LEAST_COSINE[dtype]))
     return metrics
 
 
-def _worst_cosine(pool: Pool, texts: Sequence[str], theirs: FloatArray) -> float:
-    ours = np.zeros(theirs.shape)
+def _paper_vectors(pool: Pool, texts: Sequence[str], shape: tuple[int, ...]) -> FloatArray:
+    vectors = np.zeros(shape, np.float32)
     for paper in pool.encode(texts):
-        ours[paper.index] = paper.vectors[0]
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs.astype(np.float64), axis=1)
-    return float(np.min((ours * theirs).sum(axis=1) / norms))
+        vectors[paper.index] = paper.vectors[0]
+    return vectors
+
+
+def worst_cosine(ours: FloatArray, theirs: FloatArray) -> float:
+    """Of the vectors in the same rows."""
+    norms = np.linalg.norm(ours.astype(np.float64), axis=1) * np.linalg.norm(theirs.astype(np.float64), axis=1)
+    return float(np.min((ours.astype(np.float64) * theirs).sum(axis=1) / norms))
 
 
 def _whole_run(metadata: Path, home: Path) -> float:
@@ -144,13 +223,17 @@ def _whole_run(metadata: Path, home: Path) -> float:
         return time.perf_counter() - begun
 
 
-def _write_sample(metadata: Path, index: Path) -> list[str]:
-    """Writes the papers to measure and some others to warm up with; returns the texts of the former."""
+def _write_sample(folder: Path) -> Sample:
+    """Writes the papers to measure, some of them to warm up with, and others."""
+    metadata = folder / "metadata"
     metadata.mkdir()
     with gzip.open(real_data() / "arxiv_100k.jsonl.gz", "rb") as lines:
-        (metadata / MEASURED).write_bytes(b"".join(islice(lines, PAPERS)))
-        (metadata / WARMING).write_bytes(b"".join(islice(lines, WARMING_PAPERS)))
-    listing = list_folder(metadata, shard_papers=DEFAULT_SHARD_PAPERS, index=index)
+        measured = list(islice(lines, PAPERS))
+        calibration = list(islice(lines, CALIBRATION_PAPERS))
+    for name, records in ((MEASURED, measured), (WARMING, measured[:WARMING_PAPERS]), (CALIBRATION, calibration)):
+        (metadata / name).write_bytes(b"".join(records))
+    listing = list_folder(metadata, shard_papers=DEFAULT_SHARD_PAPERS, index=folder / "index")
     shards = {shard.key: shard for shard in listing.shards}
     with ShardReader() as reader:
-        return [paper.text for paper in reader.load(shards[MEASURED]).papers]
+        texts = {name: [paper.text for paper in reader.load(shards[name]).papers] for name in (MEASURED, CALIBRATION)}
+    return Sample(folder, texts[MEASURED], texts[CALIBRATION])

@@ -39,7 +39,7 @@ from arxiv_embed.gpu.pool import Pool
 from bench.gpu_beside import ROWS, Timed, matrix_rates, memory_of_a_token, sentence_transformers
 from bench.gpu_model import JINA_V4, TextShape, model_files, random_papers, space
 from bench.gpu_worker import command
-from bench.metric import Metric
+from bench.metric import LeftOut, Metric
 
 RESULTS = Path(__file__).with_name("results")
 NO_GPU = "There is no GPU here: nothing was measured."
@@ -54,14 +54,6 @@ LEARNING_BATCHES = 30
 
 MATRIX_SHARE = 0.05
 """How long the matrix product is measured, before and again after, as a part of the engine's seconds."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A metric that could not be measured, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass
@@ -300,7 +292,7 @@ def to_json(facts: dict[str, Any], results: Results) -> dict[str, Any]:
         "bench": "gpu",
         "machine": facts,
         "metrics": [metric.to_json() for metric in results.metrics],
-        "left_out": [asdict(one) for one in results.left_out],
+        "left_out": [{"name": one.name, "reason": one.reason} for one in results.left_out],
         "incidents": [asdict(incident) for incident in results.incidents],
     }
 

@@ -1,4 +1,4 @@
-"""A metric: one measured value with its unit and, where there is one, the target it is held against."""
+"""A metric: one measured value with its unit and, where there is one, the target; or what could not be measured."""
 
 from __future__ import annotations
 
@@ -33,6 +33,25 @@ class Metric:
 
     def to_json(self) -> dict[str, object]:
         return {"name": self.name, "value": self.value, "unit": self.unit, "target": self.target, "ok": self.ok}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A metric that could not be measured, and why."""
+
+    name: str
+    reason: str
+    ok: None = None
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        return "left out", "", "", self.reason
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **{"name": self.name, "value": None, "unit": "", "target": None, "ok": None},
+            "left_out": self.reason,
+        }
 
 
 def _figure(value: float) -> str:
