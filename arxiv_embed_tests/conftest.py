@@ -14,6 +14,11 @@ REAL_DATA = REPOSITORY.parent / "shared" / "data"
 EXAMPLES = REPOSITORY / "examples" / "metadata"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: many tests wait for processes, servers and Dagster's own intervals."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """A folder of real metadata beside the repository; a test that needs it is skipped without it, except in CI."""
