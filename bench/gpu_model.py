@@ -121,6 +121,7 @@ def space(shape: TextShape) -> Space:
         paper_tokens=POSITIONS,
         dimensions=shape.width,
         template=TEMPLATE,
+        query_prompt="",
     )
 
 

@@ -19,7 +19,7 @@ from arxiv_embed.encoding.model import BUNDLED_NAMES
 from arxiv_embed.encoding.recipe import RETRIEVAL
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed.settings import DEFAULT_MODEL, settings_from_environment
+from arxiv_embed.settings import DEFAULT_MODEL, RunOptions, settings_from_environment
 from arxiv_embed.stores.protocol import StoreError, VectorStore, open_store
 
 
@@ -111,8 +111,10 @@ def space_named(store: VectorStore, name: str | None, model: str = DEFAULT_MODEL
 
 
 def by_default(held: Sequence[Space], model: str) -> Space:
-    """The last begun of that model, or of any: so what is tried beside does not change what is searched."""
-    return next((space for space in held if _is_of(space, model)), held[0])
+    """Of that model, or where there is none of any, the last begun with the usual chunker, or with any: so what is
+    tried beside does not change what is searched."""
+    among = [space for space in held if _is_of(space, model)] or held
+    return next((space for space in among if space.chunker == RunOptions.chunker), among[0])
 
 
 def _is_of(space: Space, model: str) -> bool:

@@ -24,6 +24,7 @@ from arxiv_embed.encoding import kernels
 from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.encoding.config import activation_bytes
 from arxiv_embed.encoding.model import ModelFiles
+from arxiv_embed.encoding.recipe import weight_files
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.windows import cut_into_windows
 from arxiv_embed.errors import ArxivEmbedError
@@ -71,7 +72,7 @@ class _Weights:
     def __init__(self, files: ModelFiles) -> None:
         self._files = files
         self._tensors: dict[str, Tensor] = {}
-        for path in sorted(files.folder.glob("*.safetensors")):
+        for path in weight_files(files.folder):
             for name, value in load_file(path).items():
                 name = name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight")
                 self._tensors[name.replace("LayerNorm.beta", "LayerNorm.bias")] = value.float()
@@ -123,7 +124,8 @@ class PackedBert:
         """Whether this model is a BERT as written here: absolute positions and GELU."""
         config = json.loads((files.folder / "config.json").read_bytes())
         return (
-            config.get("model_type") == "bert"
+            not files.remote_code
+            and config.get("model_type") == "bert"
             and config.get("position_embedding_type", "absolute") == "absolute"
             and config.get("hidden_act") == "gelu"
             and not config.get("is_decoder", False)

@@ -10,6 +10,9 @@ INNER_KEYS = ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
 LENGTH_KEYS = ("max_position_embeddings", "n_positions")
 USUAL_POSITIONS = 512
 
+CHANGING_ROTARY = ("dynamic", "longrope", "su")
+"""Kinds of rotary positions that a longer text changes for those beside it too."""
+
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
 """Architectures whose positions are counted from behind the padding token's id."""
 
@@ -59,8 +62,13 @@ def position_offset(config: Config) -> int:
 
 
 def position_limit(config: Config) -> int:
-    """How many tokens of a text the model has positions for."""
+    """How many tokens of a text the model has positions for; with rotary positions that change with the length of what
+    is computed together, as many as leave them unchanged."""
     limit = next((int(config[key]) for key in LENGTH_KEYS if config.get(key)), USUAL_POSITIONS)
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rotary.get("rope_type", rotary.get("type")) in CHANGING_ROTARY:
+        original = rotary.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+        limit = min(limit, int(original or limit))
     return limit - position_offset(config)
 
 

@@ -11,7 +11,6 @@ import torch
 
 from arxiv_embed.encoding.batch import TokenBatch, pack
 from arxiv_embed.encoding.model import ModelFiles, check_dtype
-from arxiv_embed.encoding.recipe import QUERY
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.tokens import FloatArray, PaperTokenizer
 from arxiv_embed.encoding.transformer import TransformersEncoder
@@ -89,7 +88,7 @@ class TextEncoder:
     """A model in this process for a few texts at a time: search's queries."""
 
     def __init__(self, files: ModelFiles, space: Space, device: str = "cpu", dtype: str = "auto") -> None:
-        self._tokenizer = PaperTokenizer(files, space, prompt=files.prompt(space.task, QUERY))
+        self._tokenizer = PaperTokenizer(files, space, prompt=space.query_prompt)
         self._encoder = load_encoder(files, space, device, choose_dtype(dtype, device))
         self._dimensions = space.dimensions
 

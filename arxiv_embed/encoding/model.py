@@ -25,6 +25,7 @@ from arxiv_embed.encoding.recipe import (
     read_json,
     read_model_file,
     recipe_of_files,
+    weight_files,
 )
 from arxiv_embed.errors import ArxivEmbedError
 
@@ -107,7 +108,7 @@ def _resolve(name: str, local_only: bool, file: ModelFile | None) -> ModelFiles:
         return _read_model(str(folder), folder, None, file)
     if name.startswith((".", "/", "~")):
         raise ArxivEmbedError(f"There is no model folder {name}: give a folder or a Hugging Face name.")
-    code = file is not None and file.remote_code
+    code = file is not None and bool(file.remote_code)
     if file is not None and file.revision is not None:
         if code and not COMMIT.fullmatch(file.revision):
             raise ArxivEmbedError(
@@ -116,7 +117,7 @@ def _resolve(name: str, local_only: bool, file: ModelFile | None) -> ModelFiles:
             )
         name = f"{name}@{file.revision}"
     found = hub_files(name, local_only=local_only, code=code)
-    return _read_model(name, found.folder, found.commit, file)
+    return _read_model(name.partition("@")[0], found.folder, found.commit, file)
 
 
 def _bundled_folder() -> Path:
@@ -129,6 +130,15 @@ def _bundled_folder() -> Path:
 
 
 def _read_model(name: str, folder: Path, revision: str | None, file: ModelFile | None) -> ModelFiles:
+    try:
+        return _read(name, folder, revision, file)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise ArxivEmbedError(
+            f"The files of model '{name}' in {folder} hold what does not belong there ({error}): fetch them again."
+        ) from None
+
+
+def _read(name: str, folder: Path, revision: str | None, file: ModelFile | None) -> ModelFiles:
     config = read_json(folder / "config.json", name)
     text = configured.text_config(config)
     width = configured.width(text)
@@ -145,21 +155,38 @@ def _read_model(name: str, folder: Path, revision: str | None, file: ModelFile |
         if file.remote_code:
             _refuse_unread_code(file, folder, revision, config)
     _refuse_unsaid(name, folder, recipe)
+    undecided = file is None or file.remote_code is None
+    if undecided and not known.tasks and "AutoModel" in (config.get("auto_map") or {}):
+        raise ArxivEmbedError(
+            f"Model '{name}' comes with code of its own: read it, and say in a model file ({MODEL_FILE_SHOWN}) whether "
+            "it is to be run, remote_code = true, or what transformers has is the same, remote_code = false."
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise ArxivEmbedError(
+            f"Model '{name}' has an adapter beside its weights in {folder}: merge it into them first."
+        )
     limit = recipe.positions or configured.position_limit(text)
+    if not 0 < limit <= max(configured.position_limit(text), known.positions or 0):
+        raise ArxivEmbedError(
+            f"Model '{name}' has positions for {configured.position_limit(text)} tokens, not {limit}: mend its model "
+            f"file or {folder / 'config.json'}."
+        )
+    if int(recipe.max_tokens or 1) < 1:
+        raise ArxivEmbedError(f"Model '{name}' is to be pooled from {recipe.max_tokens} tokens: mend max_seq_length.")
     return ModelFiles(
         name=name if file is None else str(file.path),
         folder=folder,
-        revision=revision or _digest(folder, code=file is not None and file.remote_code),
+        revision=revision or _digest(folder, code=file is not None and bool(file.remote_code)),
         architecture=str(config.get("model_type", "")),
         dimensions=width,
         position_limit=limit,
-        advised_tokens=min(recipe.max_tokens or limit, limit),
+        advised_tokens=min(int(recipe.max_tokens or limit), limit),
         pooling=recipe.pooling or "",
         causal=configured.is_causal(text) if recipe.causal is None else recipe.causal,
         prompts=dict(recipe.prompts or {}),
-        tasks=recipe.tasks or (RETRIEVAL,),
+        tasks=recipe.named_tasks,
         shorter=tuple(number for number in recipe.dimensions or () if number < width),
-        remote_code=file is not None and file.remote_code,
+        remote_code=file is not None and bool(file.remote_code),
         licence=recipe.licence or "",
         fallback=None if file is None else file.fallback,
     )
@@ -194,13 +221,13 @@ def _refuse_unsaid(name: str, folder: Path, recipe: Recipe) -> None:
         )
 
 
-def weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
-
-
 def _digest(folder: Path, *, code: bool = False) -> str:
     digest = hashlib.sha256()
-    others = [*sorted(folder.glob("adapters/*.safetensors")), *(sorted(folder.glob("*.py")) if code else [])]
+    others = [
+        *sorted(folder.glob("adapters/*.safetensors")),
+        *sorted(folder.glob("adapters/*.json")),
+        *(sorted(folder.glob("*.py")) if code else []),
+    ]
     for path in [folder / "config.json", folder / "tokenizer.json", *weight_files(folder), *others]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

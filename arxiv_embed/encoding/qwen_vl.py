@@ -16,10 +16,22 @@ import torch
 
 from arxiv_embed.encoding import config as configured
 from arxiv_embed.encoding.jina import BASE_ARCHITECTURE
+from arxiv_embed.encoding.recipe import read_json, weight_files
 from arxiv_embed.errors import ArxivEmbedError
 
 TEXT_ARCHITECTURES = ("qwen2_5_vl", "qwen2_5_vl_text")
 ADAPTERS = "adapters"
+PLAIN_LORA: Mapping[str, Any] = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "use_dora": False,
+    "fan_in_fan_out": False,
+    "alpha_pattern": {},
+    "rank_pattern": {},
+    "modules_to_save": None,
+    "layers_to_transform": None,
+}
+"""What an adapter's configuration may say here, and nothing else."""
 
 _PREFIX = re.compile(r"(?:base_model\.model\.)?(?:(?:model|language_model)\.)*")
 _TEXT_WEIGHT = re.compile(r"embed_tokens\.weight|norm\.weight|layers\.\d+\..+")
@@ -45,7 +57,8 @@ def load_text_model(folder: Path, task: str, device: str, dtype: torch.dtype) ->
     text.pop("model_type", None)
     with torch.device("meta"):
         model: torch.nn.Module = Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**text)).to(dtype)
-    lora = _read_adapter(folder / ADAPTERS, task)
+    adapted = BASE_ARCHITECTURE in (config.get("architectures") or ()) or (folder / ADAPTERS).is_dir()
+    lora = _read_adapter(folder / ADAPTERS, task) if adapted else {}
     parameters = dict(model.named_parameters())
     weights: dict[str, torch.Tensor] = {}
     for name, weight in _text_weights(folder):
@@ -71,7 +84,7 @@ def _text_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """The text model's weights by the names that transformers gives them in it, read one by one."""
     from safetensors import safe_open
 
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 if _NOT_TEXT.search(name):
@@ -82,25 +95,32 @@ def _text_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _read_adapter(folder: Path, task: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """By module the two float32 matrices whose product the adapter adds to its weight for that task; nothing where
-    there is no adapter.
+    """By module the two float32 matrices whose product the adapter adds to its weight for that task.
 
-    LoRA (Hu et al. 2021, as PEFT saves it): alpha ÷ r × B·A.
+    LoRA (Hu et al. 2021, as PEFT saves it): alpha ÷ r × B·A. Raises `ArxivEmbedError` for an adapter that is not there,
+    is not whole, or does more than that.
     """
     from safetensors import safe_open
 
-    if not (folder / "adapter_config.json").is_file():
-        return {}
-    config = json.loads((folder / "adapter_config.json").read_bytes())
-    scale = config["lora_alpha"] / (config["r"] ** (0.5 if config.get("use_rslora") else 1.0))
+    config = read_json(folder / "adapter_config.json", str(folder))
+    others = [name for name, usual in PLAIN_LORA.items() if config.get(name, usual) not in (usual, None, [], {})]
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if others or not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        what = ", ".join(others) or "its r or lora_alpha"
+        raise ArxivEmbedError(f"The adapter in {folder} is no plain LoRA ({what}): merge it into the weights first.")
+    scale = alpha / (rank ** (0.5 if config.get("use_rslora") else 1.0))
     halves: dict[str, dict[str, torch.Tensor]] = {}
     tasks = set()
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
-                match = _LORA_WEIGHT.fullmatch(name)
-                if match is None or _NOT_TEXT.search(name):
+                if _NOT_TEXT.search(name):
                     continue
+                match = _LORA_WEIGHT.fullmatch(name)
+                if match is None:
+                    raise ArxivEmbedError(
+                        f"The adapter in {folder} has {name}, which is no plain LoRA's: merge it first."
+                    )
                 tasks.add(match["task"])
                 if match["task"] in (task, None):
                     module = match["module"][_end_of_prefix(name) :]

@@ -53,7 +53,15 @@ class Recipe:
     def over(self, other: Recipe) -> Recipe:
         """What this one says, and of the rest what the other does."""
         said = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.prompts is not None and other.prompts is not None:
+            said["prompts"] = {**other.prompts, **self.prompts}
         return replace(other, **{name: value for name, value in said.items() if value is not None})
+
+    @property
+    def named_tasks(self) -> tuple[str, ...]:
+        """What the model can be asked to do, the usual first; where it is not said, what it has prompts for."""
+        prompts = [name.partition(".")[0] for name in self.prompts or {} if name not in ROLES]
+        return self.tasks or tuple(dict.fromkeys([RETRIEVAL, *prompts]))
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class ModelFile:
     model: str
     revision: str | None
     recipe: Recipe
-    remote_code: bool
+    remote_code: bool | None
     fallback: str | None
 
 
@@ -114,7 +122,7 @@ def read_model_file(path: Path) -> ModelFile:
     )
     folder = path.parent / Path(said["model"]).expanduser()
     model = str(folder) if folder.is_dir() else said["model"]
-    return ModelFile(path, model, said.get("revision"), recipe, said.get("remote_code", False), said.get("fallback"))
+    return ModelFile(path, model, said.get("revision"), recipe, said.get("remote_code"), said.get("fallback"))
 
 
 def _check(path: Path, said: Mapping[str, Any]) -> None:
@@ -141,8 +149,14 @@ def recipe_of_files(name: str, folder: Path) -> Recipe:
         if kind not in MODULES:
             raise ArxivEmbedError(f"Model '{name}' ends in a {kind} layer, which is not supported: choose another.")
     said = read_json(folder / "config_sentence_transformers.json", name, {})
+    limits = read_json(folder / "sentence_bert_config.json", name, {})
+    if limits.get("do_lower_case"):
+        raise ArxivEmbedError(
+            f"Model '{name}' wants its texts in small letters (do_lower_case), which is not supported."
+        )
     prompts = {key: text or "" for key, text in (said.get("prompts") or {}).items()}
-    tasks = [key for key in prompts if key not in ROLES and "." not in key and key != RETRIEVAL]
+    if default := prompts.get(said.get("default_prompt_name") or ""):
+        prompts = {QUERY: default, DOCUMENT: default, **prompts}
     normalize: bool | None = True
     if "Normalize" not in kinds and said.get("similarity_fn_name") in LENGTH_OF_VECTORS_COUNTS:
         normalize = False
@@ -150,8 +164,7 @@ def recipe_of_files(name: str, folder: Path) -> Recipe:
         pooling=_pooling(name, folder, modules),
         normalize=normalize,
         prompts=prompts,
-        tasks=(RETRIEVAL, *tasks),
-        max_tokens=read_json(folder / "sentence_bert_config.json", name, {}).get("max_seq_length"),
+        max_tokens=limits.get("max_seq_length"),
     )
 
 
@@ -160,6 +173,8 @@ def _pooling(name: str, folder: Path, modules: list[dict[str, Any]]) -> str | No
     config = read_json(folder / place / "config.json", name, {})
     if not config:
         return None
+    if config.get("include_prompt") is False:
+        raise ArxivEmbedError(f"Model '{name}' leaves its prompt out of the pooling, which is not supported.")
     if "pooling_mode" in config:
         chosen = [{"lasttoken": "last"}.get(config["pooling_mode"], config["pooling_mode"])]
     else:
@@ -169,6 +184,17 @@ def _pooling(name: str, folder: Path, modules: list[dict[str, Any]]) -> str | No
     if len(chosen) != 1 or chosen[0] not in POOLINGS:
         raise ArxivEmbedError(f"Model '{name}' pools in a way that is not supported ({place}/config.json).")
     return str(chosen[0])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that a folder's model is made of, as transformers chooses: the one, or those that an index
+    names; where there is neither, all but an adapter's."""
+    one, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if one.is_file():
+        return [one]
+    if index.is_file():
+        return sorted({folder / name for name in read_json(index, str(folder)).get("weight_map", {}).values()})
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
 
 
 def read_json(path: Path, name: str, default: Any = None) -> Any:

@@ -10,13 +10,16 @@ from functools import cached_property
 from arxiv_embed.encoding import sentences
 from arxiv_embed.encoding.chunking import parse_chunker
 from arxiv_embed.encoding.model import ModelFiles
-from arxiv_embed.encoding.recipe import DOCUMENT
+from arxiv_embed.encoding.recipe import DOCUMENT, QUERY
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.paper import TEMPLATE
 
 LEAST_TOKENS, MOST_TOKENS = 8, 1_000_000
 USUAL_TOKENS = 8192
 """More than any title and abstract of arXiv has, by far."""
+
+LAST = "last"
+"""The pooling by the last token, whose state would know the last window alone."""
 
 SHARED_BY_WINDOWS = 4
 """Neighbouring windows share a quarter of theirs, 256 tokens at most: the reference's number."""
@@ -47,6 +50,8 @@ class Space:
     paper_tokens: int
     dimensions: int
     template: str
+    query_prompt: str
+    """What stands before a query that is to find these vectors."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -71,16 +76,16 @@ def space_of(
     """The space in which `files` embeds papers; `max_tokens` counts special and prompt tokens. What is None is the
     model's usual.
 
-    A causal model embeds a text in one piece, up to its last position; another one embeds a text that has more tokens
-    than the model has positions in overlapping windows, as many as it takes.
+    A causal model, and one pooled by its last token, embeds a text in one piece, up to its last position; another
+    embeds a text of more tokens than it has positions in overlapping windows, as many as it takes.
 
     Raises `ArxivEmbedError` for an unknown chunker, and for a limit, task or number of dimensions that the model lacks.
     """
-    most = files.position_limit if files.causal else MOST_TOKENS
+    most = files.position_limit if files.causal or files.pooling == LAST else MOST_TOKENS
     limit = min(USUAL_TOKENS, most) if max_tokens is None else max_tokens
     if not LEAST_TOKENS <= limit <= most:
         raise ArxivEmbedError(f"--max-tokens {limit} does not fit model '{files.name}': give {LEAST_TOKENS} to {most}.")
-    windowed = not files.causal and limit > files.position_limit
+    windowed = not files.causal and files.pooling != LAST and limit > files.position_limit
     task = task or files.tasks[0]
     if task not in files.tasks:
         raise ArxivEmbedError(f"Model '{files.name}' has no task '{task}': give {' or '.join(files.tasks)}.")
@@ -99,6 +104,7 @@ def space_of(
         paper_tokens=min(limit, files.advised_tokens),
         dimensions=_dimensions(files, dimensions),
         template=TEMPLATE,
+        query_prompt=files.prompt(task, QUERY),
     )
 
 

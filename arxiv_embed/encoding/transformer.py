@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -26,6 +27,9 @@ from arxiv_embed.errors import ArxivEmbedError
 CACHED_WINDOW = 8192
 """A causal model takes longer texts this many tokens at a time, with the keys and values of all before."""
 
+_OF_A_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.\d+\..*(?<!inv_freq)(?<!\.masked_bias)(?<!attn\.bias)$")
+"""A weight within a layer; buffers that older versions of transformers saved are none."""
+
 TRIED_LENGTHS = (5, 11)
 LEAST_COSINE = {torch.float32: 0.9999, torch.bfloat16: 0.99}
 """How a model shows that packing changes nothing but rounding: a few tokens, packed and padded."""
@@ -39,8 +43,8 @@ class TransformersEncoder:
     ) -> None:
         """`model` is one that is loaded already; by default the weights of `files` are. Without `pack` it is padded.
 
-        Raises `ArxivEmbedError` where the weights are not whole, or `files` says that the model is causal and a token
-        sees what comes after it.
+        Raises `ArxivEmbedError` where the weights are not whole, or the model is causal and `files` says otherwise, or
+        the other way round.
         """
         self.dimensions = space.dimensions
         self._device = torch.device(device)
@@ -52,8 +56,8 @@ class TransformersEncoder:
         self._offset = configured.position_offset(self._config)
         self._window, self._overlap = space.window, space.overlap
         self._causal = files.causal
-        if self._causal:
-            self._check_that_it_is_causal(files.name)
+        self._check_what_a_token_sees(files.name)
+        self._one_by_one = not self._pads_truly()
         self.packed = pack and self._can_pack()
         computed, pooled = configured.activation_bytes(self._config, dtype.itemsize)
         self.memory_law = (
@@ -106,6 +110,8 @@ class TransformersEncoder:
         return states
 
     def _padded_states(self, ids: Tensor, lengths: list[int]) -> Tensor:
+        if self._one_by_one and len(lengths) > 1:
+            return torch.cat([self._padded_states(some, [len(some)]) for some in torch.split(ids, lengths)])
         counts = torch.tensor(lengths, device=self._device)
         mask = torch.arange(max(lengths), device=self._device)[None, :] < counts[:, None]
         padded = torch.zeros(mask.shape, dtype=torch.long, device=self._device)
@@ -116,7 +122,7 @@ class TransformersEncoder:
     def _forward(self, ids: Tensor, places: Tensor, **others: Any) -> Tensor:
         """States of `ids` [1, tokens], each at its place in its text."""
         given: dict[str, Any] = {"position_ids": (places + self._offset)[None], **others}
-        if "token_type_ids" in self._accepted:
+        if "token_type_ids" in self._accepted and self._config.get("type_vocab_size"):
             given["token_type_ids"] = torch.zeros_like(ids)
         states: Tensor = self._model(input_ids=ids, **given).last_hidden_state
         return states
@@ -154,14 +160,26 @@ class TransformersEncoder:
         return False
 
     @torch.inference_mode()
-    def _check_that_it_is_causal(self, name: str) -> None:
+    def _pads_truly(self) -> bool:
+        """Whether padding changes nothing; there are architectures that look at it all the same."""
+        self._one_by_one = False
+        ids, lengths = self._tried()
+        padded = self._padded_states(ids, lengths).float()
+        alone = torch.cat([self._padded_states(some, [len(some)]) for some in torch.split(ids, lengths)]).float()
+        return bool(torch.nn.functional.cosine_similarity(padded, alone).min() >= LEAST_COSINE[self._dtype])
+
+    @torch.inference_mode()
+    def _check_what_a_token_sees(self, name: str) -> None:
+        self._one_by_one = True
         ids, lengths = self._tried()
         changed = ids.clone()
         changed[-1] = ids[0]
         before, after = (self._padded_states(some, lengths)[-lengths[-1] : -1].float() for some in (ids, changed))
-        if torch.nn.functional.cosine_similarity(before, after).min() < LEAST_COSINE[self._dtype]:
+        is_causal = torch.allclose(before, after, rtol=0, atol=1e-5 * float(before.abs().max()))
+        if is_causal != self._causal and torch.isfinite(before).all():
+            what = "no token sees" if is_causal else "a token sees"
             raise ArxivEmbedError(
-                f"In model '{name}' a token sees what comes after it: say causal = false in a model file "
+                f"In model '{name}' {what} what comes after it: say causal = {str(is_causal).lower()} in a model file "
                 "(docs/models.md)."
             )
 
@@ -196,6 +214,12 @@ def load_model(files: ModelFiles, task: str, device: str, dtype: torch.dtype) ->
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=files.remote_code,
+        )
+    foreign = sorted(name for name in loaded["unexpected_keys"] if _OF_A_LAYER.search(name))
+    if foreign:
+        raise ArxivEmbedError(
+            f"The weights of model '{files.name}' have {foreign[0]}, which transformers' model of that kind does not "
+            "use: choose another model."
         )
     # transformers fills in random numbers for what is missing; only a pooler's matter nothing here.
     missing = sorted(name for name in loaded["missing_keys"] if "pooler." not in name)

@@ -96,6 +96,8 @@ class Lane:
         self._law_of = law_of
         self._patience = patience
         self._numbers = 0
+        self._unanswered = 0
+        """How many models it was told to load and has not."""
         self._looked = 0.0
 
     # -- the worker's life
@@ -103,19 +105,29 @@ class Lane:
     def start(self, setup: Setup, now: float) -> None:
         self.worker = WorkerProcess(self.device, self._command)
         self.worker.send(setup)
+        self._unanswered = 1
         self.state, self.until = State.LOADING, now + self._patience.load
 
     def change_model(self, setup: Setup, law_of: Callable[[Ready], MemoryLaw], now: float) -> None:
-        """Has the worker load another model; what was learned is of the one before. A worker that is started later
-        loads it then."""
+        """Has the worker load another model, or starts one that does; what was learned, and what failed, is of the one
+        before."""
         self._law_of = law_of
         self.ready = None
         self.doubt = ""
-        if self.worker is not None and self.state in (State.READY, State.LOADING):
-            self.worker.send(setup)
-            self.state, self.until = State.LOADING, now + self._patience.load
+        self.losses = self.failures = self.refused = self.retirements = 0
+        self.deaths = 0.0
+        if self.worker is None:
+            self.start(setup, now)
+            return
+        self.worker.send(setup)
+        self._unanswered += 1
+        self.state, self.until = State.LOADING, now + self._patience.load
 
     def became_ready(self, ready: Ready) -> None:
+        """The worker has loaded a model: the one that it was told last, or one before it."""
+        self._unanswered -= 1
+        if self._unanswered:
+            return
         state = MemoryState(ready.total_memory, ready.base_memory, ready.other_memory, ready.keeps_memory)
         if self.ready is None:
             self.speed = Speed(packed=ready.packed)

@@ -110,9 +110,9 @@ class Pool:
     def change_model(self, files: ModelFiles, space: Space) -> None:
         """Has the running workers load another model, to embed in a space of that model's; the arithmetic stays.
 
-        No process is started, and the memory of the model before is free before the other is loaded. To be called
-        between two calls of `encode`. Raises `ArxivEmbedError` where the space is another model's, and
-        `WorkerNotStarted` where no device can load the model: the pool is then of no more use.
+        No process is started but where one had ended, and the memory of the model before is free before the other is
+        loaded. To be called between two calls of `encode`. Raises `ArxivEmbedError` where the space is another model's,
+        and `WorkerNotStarted` where no device can load the model: another one may be tried then.
         """
         _refuse_another_model(files, space)
         self._save_laws()

@@ -104,7 +104,7 @@ def _serve_model(
     waiting: deque[Work] = deque()
     following: Setup | None = None
     while True:
-        while not (waiting or following) or connection.poll():
+        while following is None and (not waiting or connection.poll()):
             message = receive(connection)
             if isinstance(message, Work):
                 waiting.append(message)

@@ -138,3 +138,46 @@ def test_an_adapter_that_is_not_whole_is_named(base: Path, tmp_path: Path) -> No
     with pytest.raises(ArxivEmbedError, match="not whole for the task 'code'"):
         paper_vectors(folder, "code")
     paper_vectors(folder, "retrieval")
+
+
+def test_the_base_repository_without_its_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "bare"))
+    (folder / "adapters" / "adapter_config.json").unlink()
+    with pytest.raises(ArxivEmbedError, match=r"has no adapter_config\.json"):
+        paper_vectors(folder, "code")
+    shutil.rmtree(folder / "adapters")
+    with pytest.raises(ArxivEmbedError, match=r"has no adapter_config\.json"):
+        paper_vectors(folder, "code")
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern"),
+        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern"),
+        ({"bias": "lora_only"}, "bias"),
+        ({"peft_type": "LOHA"}, "peft_type"),
+        ({"r": 0}, "its r or lora_alpha"),
+        ({"lora_alpha": None}, "its r or lora_alpha"),
+    ],
+)
+def test_an_adapter_that_is_no_plain_lora_is_refused(
+    base: Path, tmp_path: Path, said: dict[str, object], says: str
+) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "other"))
+    path = folder / "adapters" / "adapter_config.json"
+    before = resolve_model(str(folder)).revision
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    with pytest.raises(ArxivEmbedError, match=f"no plain LoRA \\({says}\\)"):
+        paper_vectors(folder, "code")
+    assert resolve_model(str(folder)).revision != before
+
+
+def test_an_adapter_with_more_than_its_two_matrices_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "more"))
+    adapter = folder / "adapters" / "adapter_model.safetensors"
+    name = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_magnitude_vector.code.weight"
+    save_file({**load_file(adapter), name: torch.ones(WIDTH)}, adapter, metadata={"format": "pt"})
+    with pytest.raises(ArxivEmbedError, match="lora_magnitude_vector"):
+        paper_vectors(folder, "code")

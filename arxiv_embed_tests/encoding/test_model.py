@@ -147,3 +147,67 @@ def test_reading_a_model_s_files_imports_neither_torch_nor_transformers() -> Non
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_other_safetensors_beside_a_model_s_weights_are_not_its(bert: Path, copy: Path) -> None:
+    before = resolve_model(str(bert)).revision
+    (copy / "other.safetensors").write_bytes(b"of something else")
+    assert resolve_model(str(copy)).revision == before
+
+
+def test_an_adapter_beside_the_weights_is_refused(copy: Path) -> None:
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArxivEmbedError, match="has an adapter beside its weights"):
+        resolve_model(str(copy))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "wide"},
+        {"max_position_embeddings": "many"},
+        {"max_position_embeddings": -1},
+        {"text_config": 3},
+        {"auto_map": 3},
+    ],
+)
+def test_a_configuration_that_holds_what_does_not_belong_there_is_one_sentence(
+    copy: Path, changes: dict[str, object]
+) -> None:
+    change_config(copy, **changes)
+    with pytest.raises(ArxivEmbedError) as error:
+        resolve_model(str(copy))
+    assert "\n" not in str(error.value)
+
+
+def test_rotary_positions_that_a_longer_text_would_change_end_before_they_do(copy: Path) -> None:
+    scaling = {"rope_type": "longrope", "original_max_position_embeddings": 40}
+    change_config(copy, rope_scaling=scaling)
+    assert resolve_model(str(copy)).position_limit == 40
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "says"),
+    [
+        ("sentence_bert_config.json", {"do_lower_case": True}, "small letters"),
+        ("sentence_bert_config.json", {"max_seq_length": -1}, "pooled from -1 tokens"),
+        (
+            "1_Pooling/config.json",
+            {"pooling_mode_mean_tokens": True, "include_prompt": False},
+            "prompt out of the pool",
+        ),
+    ],
+)
+def test_what_a_model_asks_for_and_cannot_have_is_refused(
+    copy: Path, file: str, said: dict[str, object], says: str
+) -> None:
+    (copy / file).write_text(json.dumps(said))
+    with pytest.raises(ArxivEmbedError, match=says):
+        resolve_model(str(copy))
+
+
+def test_the_default_prompt_is_for_queries_and_documents(copy: Path) -> None:
+    said = {"prompts": {"STS": "s: ", "query": "q: "}, "default_prompt_name": "STS"}
+    (copy / "config_sentence_transformers.json").write_text(json.dumps(said))
+    files = resolve_model(str(copy))
+    assert [files.prompt("retrieval", role) for role in ("query", "document")] == ["q: ", "s: "]

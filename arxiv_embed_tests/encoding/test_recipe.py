@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from arxiv_embed.encoding.bert import PackedBert
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.recipe import read_model_file
 from arxiv_embed.encoding.space import space_of
@@ -61,7 +62,7 @@ def test_prompts_of_other_tasks_are_tasks(folder: Path) -> None:
     prompts = {"query": "q: ", "passage": "p: ", "clustering": "c: ", "code.query": "cq: "}
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
     files = resolve_model(str(folder))
-    assert files.tasks == ("retrieval", "clustering")
+    assert files.tasks == ("retrieval", "clustering", "code")
     assert [files.prompt("clustering", role) for role in ("query", "document")] == ["c: ", "c: "]
     assert [files.prompt("retrieval", role) for role in ("query", "document")] == ["q: ", "p: "]
 
@@ -119,8 +120,33 @@ def test_remote_code_is_run_where_a_model_file_asks_for_it_and_pins_it(
 
 
 def test_remote_code_is_not_run_unasked(with_code: Path) -> None:
+    with pytest.raises(ArxivEmbedError, match="comes with code of its own: read it, and say"):
+        resolve_model(str(with_code))
+    files = resolve_model(str(model_file(with_code, 'model = "bert"\nremote_code = false\n')))
     with pytest.raises(ValueError, match="trust_remote_code"):
-        load_model(resolve_model(str(with_code)), "retrieval", "cpu", torch.float32)
+        load_model(files, "retrieval", "cpu", torch.float32)
+
+
+def test_code_of_a_bert_s_own_is_not_passed_by_for_our_own(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "own.OwnModel"}}))
+    path = model_file(folder, f'model = "bert"\nremote_code = true\nrevision = "{pinned(folder)}"\n')
+    assert not PackedBert.fits(resolve_model(str(path)))
+
+
+def test_a_model_file_s_prompts_stand_beside_the_model_s_own_and_make_tasks(folder: Path) -> None:
+    said = {"prompts": {"query": "q: ", "document": "d: "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
+    path = model_file(folder, 'model = "bert"\n[prompts]\nquery = "find: "\nclustering = "c: "\n"code.query" = "x: "\n')
+    files = resolve_model(str(path))
+    assert files.tasks == ("retrieval", "clustering", "code")
+    assert [files.prompt("retrieval", role) for role in ("query", "document")] == ["find: ", "d: "]
+    assert [files.prompt("code", role) for role in ("query", "document")] == ["x: ", "d: "]
+
+
+def test_more_positions_than_the_model_has_are_refused(folder: Path) -> None:
+    with pytest.raises(ArxivEmbedError, match="has positions for 64 tokens, not 8192"):
+        resolve_model(str(model_file(folder, 'model = "bert"\npositions = 8192\n')))
 
 
 def test_remote_code_that_has_changed_since_it_was_read_is_refused(with_code: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from arxiv_embed.encoding import attention, transformer
 from arxiv_embed.encoding.batch import pack
@@ -122,6 +123,38 @@ def test_a_model_that_is_not_causal_though_it_is_said_to_be_is_refused(tmp_path:
     files = resolve_model(str(file))
     with pytest.raises(ArxivEmbedError, match="a token sees what comes after it: say causal = false"):
         TransformersEncoder(files, space_of(files, "whole"), "cpu", torch.float32)
+
+
+def test_a_model_that_is_causal_though_it_is_not_said_to_be_is_refused(tmp_path: Path) -> None:
+    save_architecture("qwen3, causal", tmp_path)
+    file = tmp_path / "m.toml"
+    file.write_text('model = "."\ncausal = false\n')
+    files = resolve_model(str(file))
+    with pytest.raises(ArxivEmbedError, match="no token sees what comes after it: say causal = true"):
+        TransformersEncoder(files, space_of(files, "whole"), "cpu", torch.float32)
+
+
+def test_a_model_that_padding_changes_is_computed_text_by_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("mpnet, with a bias by distance", tmp_path)
+    kind = type(case.plain)
+    forward = kind.forward
+
+    def looks_at_padding(self: object, input_ids: torch.Tensor, **others: torch.Tensor) -> object:
+        output = forward(self, input_ids=input_ids, **others)
+        output.last_hidden_state = output.last_hidden_state * torch.rand(32) if len(input_ids) > 1 else output[0]
+        return output
+
+    monkeypatch.setattr(kind, "forward", looks_at_padding)
+    assert np.abs(case.encoder().encode(pack(case.papers)) - expected(case)).max() < CLOSE
+
+
+def test_weights_of_a_layer_that_the_model_does_not_use_are_refused(tmp_path: Path) -> None:
+    case = Case("roberta, whose positions begin behind the padding", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "encoder.layer.0.attention.self.distance_embedding.weight"
+    save_file({**weights, name: torch.ones(3, 8)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArxivEmbedError, match="distance_embedding"):
+        case.encoder()
 
 
 def test_a_model_pooled_by_its_last_token_is_so(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def simulated_pool(folder: Path, simulations: Sequence[Simulation], **options: o
     (folder / "devices.json").write_text(json.dumps(described))
     command = (sys.executable, "-P", __file__, str(folder / "devices.json"))
     files = ModelFiles("simulated", folder, "1", "simulated", WIDTH, 8192, 8192, "mean")
-    space = Space("simulated", "1", "retrieval", "", "mean", True, "whole", 0, 8192, 0, 0, 8192, WIDTH, "")
+    space = Space("simulated", "1", "retrieval", "", "mean", True, "whole", 0, 8192, 0, 0, 8192, WIDTH, "", "")
     return Pool(files, space, devices, command=command, **options)  # type: ignore[arg-type]
 
 

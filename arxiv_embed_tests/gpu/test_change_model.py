@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -17,6 +18,7 @@ from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu.devices import parse_devices
+from arxiv_embed.gpu.lane import State
 from arxiv_embed.gpu.outcomes import EncodedPaper
 from arxiv_embed.gpu.pool import Pool, WorkerNotStarted
 from arxiv_embed_tests.gpu.simulated import Simulation, paper, pieces_of, simulated_pool
@@ -98,6 +100,25 @@ def test_models_change_in_the_same_processes_and_lose_no_memory(
 def test_a_model_may_change_when_a_call_was_left_in_the_middle(pool: Pool, small: ModelFiles) -> None:
     list(islice(pool.encode(TEXTS * 40), 3))
     pool.change_model(*spaced(small))
+    assert_embeds_as(pool, small)
+
+
+def test_a_model_may_change_while_a_worker_loads_the_one_before(
+    pool: Pool, large: ModelFiles, small: ModelFiles
+) -> None:
+    for lane in pool._lanes:
+        assert lane.worker is not None
+        lane.change_model(pool._setup(lane), pool._laws.of, time.monotonic())
+    pool.change_model(*spaced(large))
+    assert_embeds_as(pool, large)
+
+
+def test_a_worker_that_ended_is_started_with_the_new_model(pool: Pool, small: ModelFiles) -> None:
+    lane = pool._lanes[0]
+    lane.stop()
+    lane.retire(time.monotonic())
+    pool.change_model(*spaced(small))
+    assert [one.state for one in pool._lanes] == [State.READY, State.READY]
     assert_embeds_as(pool, small)
 
 

@@ -16,8 +16,8 @@ from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed.stores.rows import stored_rows
 from arxiv_embed_tests.fake_pool import vectors_of
 
-SPACE = Space("tiny", "r1", "retrieval", "", "mean", True, "sentences:128", 1, 512, 0, 0, 256, 8, "title")
-OTHER_SPACE = Space("tiny", "r1", "retrieval", "", "mean", True, "whole", 0, 512, 0, 0, 256, 8, "title")
+SPACE = Space("tiny", "r1", "retrieval", "", "mean", True, "sentences:128", 1, 512, 0, 0, 256, 8, "title", "")
+OTHER_SPACE = Space("tiny", "r1", "retrieval", "", "mean", True, "whole", 0, 512, 0, 0, 256, 8, "title", "")
 
 
 @dataclass(frozen=True)
