@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from arxiv_embed.gpu.devices import usable_cores
 from arxiv_embed.settings import Settings, settings_from_environment
 
 REPOSITORY = Path(__file__).parent.parent
@@ -16,7 +17,7 @@ EXAMPLES = REPOSITORY / "examples" / "metadata"
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: many tests wait for processes, servers and Dagster's own intervals."""
-    return len(os.sched_getaffinity(0)) + 1
+    return usable_cores() + 1
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def test_a_run_of_another_chunker_adds_a_space_and_each_can_be_searched_and_drop
     assert [older] == first
     assert (newer["chunker"], newer["papers"], newer["rows"], newer["shards"]) == ("whole", PAPERS, 2 * PAPERS, 2)
     shown = arxiv_embed(home, "spaces").stdout
-    assert f"`search` takes {newer['space']}, unless --space names another" in shown
+    assert f"`search` takes {older['space']}, unless --space names another" in shown
     for space in (newer, older):
         found = arxiv_embed(home, "search", "--like", OF_FIRST, "--space", space["space"][:6], "--json")
         assert len(json.loads(found.stdout)) == 10
