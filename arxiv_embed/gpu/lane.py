@@ -125,7 +125,7 @@ class Lane:
 
     def became_ready(self, ready: Ready) -> None:
         """The worker has loaded a model: the one that it was told last, or one before it."""
-        self._unanswered -= 1
+        self._unanswered = max(0, self._unanswered - 1)
         if self._unanswered:
             return
         state = MemoryState(ready.total_memory, ready.base_memory, ready.other_memory, ready.keeps_memory)
