@@ -20,7 +20,7 @@ PROMPTS = {"query": "Query: ", "document": "Passage: ", "text-matching": "Query:
 DIMENSIONS = (128, 256, 512, 1024, 2048)
 POSITIONS = 32_768
 BASE_ARCHITECTURE = "JinaEmbeddingsV4Model"
-MERGED_NAME = re.compile(r"jina-embeddings-v4-vllm-(retrieval|text-matching|code)(?:@.*)?")
+MERGED_NAME = re.compile(r"jina-embeddings-v4-vllm-(retrieval|text-matching|code)")
 
 
 def jina_recipe(name: str, config: Mapping[str, Any]) -> Recipe | None:

@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -57,7 +56,7 @@ class TransformersEncoder:
         self._window, self._overlap = space.window, space.overlap
         self._causal = files.causal
         self._check_what_a_token_sees(files.name)
-        self._one_by_one = not self._pads_truly()
+        self._pads = self._pads_truly()
         self.packed = pack and self._can_pack()
         computed, pooled = configured.activation_bytes(self._config, dtype.itemsize)
         self.memory_law = (
@@ -83,7 +82,7 @@ class TransformersEncoder:
 
     def computed_tokens(self, batch: TokenBatch) -> int:
         lengths = cut_into_windows(batch, self._window, self._overlap)[0].lengths
-        return int(lengths.sum()) if self.packed else len(lengths) * int(lengths.max())
+        return len(lengths) * int(lengths.max()) if self._pads and not self.packed else int(lengths.sum())
 
     def _states(self, batch: TokenBatch) -> Tensor:
         """The states of all tokens [tokens, width], in order."""
@@ -99,7 +98,9 @@ class TransformersEncoder:
         return torch.cat(parts)
 
     def _at_once(self, ids: Tensor, lengths: list[int]) -> Tensor:
-        return self._packed_states(ids, lengths) if self.packed else self._padded_states(ids, lengths)
+        if self.packed:
+            return self._packed_states(ids, lengths)
+        return self._padded_states(ids, lengths) if self._pads else self._states_alone(ids, lengths)
 
     def _packed_states(self, ids: Tensor, lengths: list[int]) -> Tensor:
         places = torch.cat([torch.arange(length) for length in lengths]).to(self._device)
@@ -110,14 +111,15 @@ class TransformersEncoder:
         return states
 
     def _padded_states(self, ids: Tensor, lengths: list[int]) -> Tensor:
-        if self._one_by_one and len(lengths) > 1:
-            return torch.cat([self._padded_states(some, [len(some)]) for some in torch.split(ids, lengths)])
         counts = torch.tensor(lengths, device=self._device)
         mask = torch.arange(max(lengths), device=self._device)[None, :] < counts[:, None]
         padded = torch.zeros(mask.shape, dtype=torch.long, device=self._device)
         padded[mask] = ids
         states: Tensor = self._model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
         return states[mask]
+
+    def _states_alone(self, ids: Tensor, lengths: list[int]) -> Tensor:
+        return torch.cat([self._padded_states(some, [len(some)]) for some in torch.split(ids, lengths)])
 
     def _forward(self, ids: Tensor, places: Tensor, **others: Any) -> Tensor:
         """States of `ids` [1, tokens], each at its place in its text."""
@@ -146,7 +148,7 @@ class TransformersEncoder:
     def _can_pack(self) -> bool:
         """Tries it: whatever the reason may be that a model cannot, it is then computed padded."""
         ids, lengths = self._tried()
-        expected = self._padded_states(ids, lengths).float()
+        expected = self._states_alone(ids, lengths).float()
         usual = self._model.config._attn_implementation
         try:
             attention.register()
@@ -162,19 +164,16 @@ class TransformersEncoder:
     @torch.inference_mode()
     def _pads_truly(self) -> bool:
         """Whether padding changes nothing; there are architectures that look at it all the same."""
-        self._one_by_one = False
         ids, lengths = self._tried()
-        padded = self._padded_states(ids, lengths).float()
-        alone = torch.cat([self._padded_states(some, [len(some)]) for some in torch.split(ids, lengths)]).float()
+        padded, alone = self._padded_states(ids, lengths).float(), self._states_alone(ids, lengths).float()
         return bool(torch.nn.functional.cosine_similarity(padded, alone).min() >= LEAST_COSINE[self._dtype])
 
     @torch.inference_mode()
     def _check_what_a_token_sees(self, name: str) -> None:
-        self._one_by_one = True
         ids, lengths = self._tried()
         changed = ids.clone()
         changed[-1] = ids[0]
-        before, after = (self._padded_states(some, lengths)[-lengths[-1] : -1].float() for some in (ids, changed))
+        before, after = (self._states_alone(some, lengths)[-lengths[-1] : -1].float() for some in (ids, changed))
         is_causal = torch.allclose(before, after, rtol=0, atol=1e-5 * float(before.abs().max()))
         if is_causal != self._causal and torch.isfinite(before).all():
             what = "no token sees" if is_causal else "a token sees"
@@ -203,18 +202,20 @@ def _runs(lengths: list[int]) -> Iterator[tuple[bool, tuple[int, int]]]:
 
 def load_model(files: ModelFiles, task: str, device: str, dtype: torch.dtype) -> Any:
     """Reads the weights of `files` (safetensors) as `dtype`. Raises `ArxivEmbedError` where they are not whole."""
-    with _quietly():
-        if is_text_of_qwen_vl(json.loads((files.folder / "config.json").read_bytes())):
-            return load_text_model(files.folder, task, device, dtype)
-        from transformers import AutoModel
+    from transformers import AutoModel
+    from transformers.utils import logging
 
-        model, loaded = AutoModel.from_pretrained(
-            files.folder,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=files.remote_code,
-        )
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if is_text_of_qwen_vl(json.loads((files.folder / "config.json").read_bytes())):
+        return load_text_model(files.folder, task, device, dtype)
+    model, loaded = AutoModel.from_pretrained(
+        files.folder,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=files.remote_code,
+    )
     foreign = sorted(name for name in loaded["unexpected_keys"] if _OF_A_LAYER.search(name))
     if foreign:
         raise ArxivEmbedError(
@@ -228,15 +229,6 @@ def load_model(files: ModelFiles, task: str, device: str, dtype: torch.dtype) ->
             f"The weights of model '{files.name}' lack {missing[0]} in {files.folder}: fetch it again."
         )
     return model
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    yield
 
 
 def pooled(states: Tensor, spans: Tensor, dimensions: int) -> FloatArray:

@@ -116,21 +116,21 @@ def test_windows_over_the_cache_are_exact(
     assert sum(size == 24 for size in sizes) > 10
 
 
-def test_a_model_that_is_not_causal_though_it_is_said_to_be_is_refused(tmp_path: Path) -> None:
-    save_architecture("bert", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "said", "says"),
+    [
+        ("bert", "true", "a token sees what comes after it: say causal = false"),
+        ("qwen3, causal", "false", "no token sees what comes after it: say causal = true"),
+    ],
+)
+def test_a_model_that_is_not_as_causal_as_it_is_said_to_be_is_refused(
+    name: str, said: str, says: str, tmp_path: Path
+) -> None:
+    save_architecture(name, tmp_path)
     file = tmp_path / "m.toml"
-    file.write_text('model = "."\ncausal = true\n')
+    file.write_text(f'model = "."\ncausal = {said}\n')
     files = resolve_model(str(file))
-    with pytest.raises(ArxivEmbedError, match="a token sees what comes after it: say causal = false"):
-        TransformersEncoder(files, space_of(files, "whole"), "cpu", torch.float32)
-
-
-def test_a_model_that_is_causal_though_it_is_not_said_to_be_is_refused(tmp_path: Path) -> None:
-    save_architecture("qwen3, causal", tmp_path)
-    file = tmp_path / "m.toml"
-    file.write_text('model = "."\ncausal = false\n')
-    files = resolve_model(str(file))
-    with pytest.raises(ArxivEmbedError, match="no token sees what comes after it: say causal = true"):
+    with pytest.raises(ArxivEmbedError, match=says):
         TransformersEncoder(files, space_of(files, "whole"), "cpu", torch.float32)
 
 
@@ -145,7 +145,9 @@ def test_a_model_that_padding_changes_is_computed_text_by_text(tmp_path: Path, m
         return output
 
     monkeypatch.setattr(kind, "forward", looks_at_padding)
-    assert np.abs(case.encoder().encode(pack(case.papers)) - expected(case)).max() < CLOSE
+    encoder, batch = case.encoder(), pack(case.papers)
+    assert np.abs(encoder.encode(batch) - expected(case)).max() < CLOSE
+    assert encoder.computed_tokens(batch) == len(batch.ids)
 
 
 def test_weights_of_a_layer_that_the_model_does_not_use_are_refused(tmp_path: Path) -> None:
