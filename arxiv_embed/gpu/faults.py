@@ -43,6 +43,12 @@ class Faults:
         if not any(lane.is_usable for lane in self._lanes):
             raise NoDeviceLeft("No device is left: all have failed again and again.")
 
+    def forget(self) -> None:
+        """Another model follows: only what was not told yet stays."""
+        self.again = deque()
+        self.given_up.clear()
+        self.proven = None
+
     def proved(self, batch: Batch) -> None:
         """A batch was done."""
         shortest = min(batch.papers, key=lambda paper: len(paper.ids))

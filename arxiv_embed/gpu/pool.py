@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -14,17 +13,16 @@ from typing import Self
 from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.tokens import PaperTokenizer
-from arxiv_embed.errors import ArxivEmbedError, FatalError
 from arxiv_embed.gpu.backlog import Backlog, Lengths, Piece, tokenized
 from arxiv_embed.gpu.batching import Batch
+from arxiv_embed.gpu.crew import Crew
 from arxiv_embed.gpu.devices import Device
-from arxiv_embed.gpu.faults import Faults, NoDeviceLeft
+from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.gpu.lane import Lane, Patience, Sent, State
-from arxiv_embed.gpu.learned import LearnedLaws
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident, Outcome, encoded_papers
 from arxiv_embed.gpu.planner import FixedPlanner, Planner, TokenPlanner
-from arxiv_embed.gpu.process import STOP_SECONDS, WORKER
-from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, NotReady, OutOfMemory, Ready, Setup, receive
+from arxiv_embed.gpu.process import WORKER
+from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, OutOfMemory, receive
 from arxiv_embed.settings import DEFAULT_BATCH_SIZE
 
 TICK_SECONDS = 1.0
@@ -32,10 +30,6 @@ TICK_SECONDS = 1.0
 
 HUNGRY_SECONDS = 0.005
 """A finished tokenization wakes nobody: a device that has room looks again this soon."""
-
-
-class WorkerNotStarted(FatalError):
-    """No device's worker could load the model."""
 
 
 class Pool:
@@ -61,137 +55,44 @@ class Pool:
         command: Sequence[str] = WORKER,
         patience: Patience | None = None,
     ) -> None:
-        self.dtype = dtype
-        """What "auto" has become, once the workers are ready."""
-        _refuse_another_model(files, space)
-        self._files = files
-        self._space = space
+        self._patience = patience or Patience()
+        self._crew = Crew(files, space, devices, dtype, learned, command, self._patience)
+        self._lanes, self._faults = self._crew.lanes, self._crew.faults
         self._batch_size = batch_size
         self._production = production
-        self._lengths = lengths if production else None
-        self._patience = patience or Patience()
-        self._learned = learned
-        self._laws = LearnedLaws(learned, space.fingerprint)
-        self._lanes = [Lane(device, command, self._laws.of, self._patience) for device in devices]
-        self._faults = Faults(self._lanes, self._patience)
+        self._lengths = lengths
         self._stuck_since: float | None = None
+
+    @property
+    def dtype(self) -> str:
+        """The arithmetic's type: what "auto" has become, once the workers are ready."""
+        return self._crew.dtype
 
     @cached_property
     def _tokenizer(self) -> PaperTokenizer:
-        return PaperTokenizer(self._files, self._space)
-
-    # -- the workers
+        return PaperTokenizer(self._crew.files, self._crew.space)
 
     def __enter__(self) -> Self:
-        try:
-            self._start_all()
-            while len(chosen := {lane.ready.dtype for lane in self._lanes if lane.ready}) > 1:
-                # Each has tried for itself what is faster here, and it is nearly a tie.
-                self._stop_all()
-                self.dtype = "float32"
-                self._start_all()
-        except BaseException:
-            self._stop_all()
-            raise
-        [self.dtype] = chosen
+        self._crew.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop_all()
-        self._save_laws()
+        self._crew.stop()
+        self._crew.save_laws()
 
-    def _save_laws(self) -> None:
-        # Where it cannot be written it is learned again, and hides nothing that went wrong.
-        with contextlib.suppress(ArxivEmbedError, OSError):
-            self._laws.save()
-
-    def change_model(self, files: ModelFiles, space: Space) -> None:
+    def change_model(self, files: ModelFiles, space: Space, lengths: Lengths | None = None) -> None:
         """Has the running workers load another model, to embed in a space of that model's; the arithmetic stays.
 
         No process is started but where one had ended, and the memory of the model before is free before the other is
-        loaded. To be called between two calls of `encode`. Raises `ArxivEmbedError` where the space is another model's,
-        and `WorkerNotStarted` where no device can load the model: another one may be tried then.
+        loaded. `lengths` are the other model's. To be called between two calls of `encode`. Raises `ArxivEmbedError`
+        where the space is another model's, and `WorkerNotStarted` where no device can load the model: another one may
+        be tried then.
         """
-        _refuse_another_model(files, space)
-        self._save_laws()
-        self._files, self._space = files, space
+        self._crew.change_model(files, space)
+        self._lengths = lengths
         self.__dict__.pop("_tokenizer", None)
-        self._laws = LearnedLaws(self._learned, space.fingerprint)
-        self._faults = Faults(self._lanes, self._patience)
-        for lane in self._lanes:
-            lane.change_model(self._setup(lane), self._laws.of, time.monotonic())
-        self._wait_until_loaded()
-
-    def _start_all(self) -> None:
-        for lane in self._lanes:
-            lane.ready = None
-            self._start(lane)
-        self._wait_until_loaded()
-
-    def _wait_until_loaded(self) -> None:
-        """Waits until every worker has loaded the model or failed to; raises `WorkerNotStarted` if all have."""
-        why = ""
-        while loading := [lane for lane in self._lanes if lane.state is State.LOADING]:
-            connections = {lane.worker.connection: lane for lane in loading if lane.worker}
-            for connection in wait(list(connections), timeout=self._patience.load):
-                lane = connections[connection]  # type: ignore[index]
-                why = self._receive_ready(lane) or why
-            for lane in loading:
-                if lane.state is State.LOADING and time.monotonic() >= lane.until:
-                    why = self._never_started(lane)
-        if not any(lane.state is State.READY for lane in self._lanes):
-            raise WorkerNotStarted(why)
-
-    def _never_started(self, lane: Lane) -> str:
-        why = f"The worker of {lane.name} did not start within {self._patience.load:.0f} s."
-        self._faults.lost(lane, "hung", why)
-        return why
-
-    def _start(self, lane: Lane) -> None:
-        lane.start(self._setup(lane), time.monotonic())
-
-    def _setup(self, lane: Lane) -> Setup:
-        sharers = sum(other.device.kind == lane.device.kind for other in self._lanes)
-        return Setup(self._files, self._space, lane.device.torch_name, self.dtype, sharers)
-
-    def _receive_ready(self, lane: Lane) -> str:
-        """Takes a loading worker's answer; returns why it cannot load the model, "" where it can."""
-        assert lane.worker is not None
-        try:
-            answer = receive(lane.worker.connection)
-        except (EOFError, OSError):
-            self._faults.lost(lane, "lost")
-            return f"The worker of {lane.name} ended with exit code {lane.exit_code} while it loaded the model."
-        if isinstance(answer, NotReady):
-            why = self._why_not(lane, answer)
-            self._faults.lost(lane, "lost", why)
-            return why
-        if isinstance(answer, Ready):
-            lane.became_ready(answer)
-        elif not isinstance(answer, Looked):  # of a batch that nobody waits for any more
-            lane.answered(answer.number, time.monotonic())
-        return ""
-
-    def _why_not(self, lane: Lane, answer: NotReady) -> str:
-        reason = answer.error.rstrip(".")
-        if not answer.out_of_memory:
-            return f"The worker of {lane.name} could not start ({reason}): check --model, --devices and --dtype."
-        smaller = self._files.fallback
-        if smaller is None:
-            remedy = "choose a smaller model"
-        else:
-            remedy = f"its fallback makes another space beside this one, with --model {smaller}"
-        return f"{lane.name} has too little memory for model '{self._files.name}' ({reason}): {remedy}."
-
-    def _stop_all(self) -> None:
-        for lane in self._lanes:
-            if lane.worker is not None:
-                lane.worker.hang_up()
-        deadline = time.monotonic() + STOP_SECONDS
-        for lane in self._lanes:
-            lane.stop(max(0.0, deadline - time.monotonic()))
 
     # -- encoding
 
@@ -209,7 +110,8 @@ class Pool:
         any more; what was yielded before stands. `on_tick` is called every `TICK_SECONDS` at least.
         Closed before its end, it leaves the pool ready for the next call.
         """
-        papers = tokenized(self._tokenizer, texts, urgent, self._lengths)
+        lengths = self._lengths if self._production else None
+        papers = tokenized(self._tokenizer, texts, urgent, lengths)
         return self.encode_tokenized(papers, on_batch, on_incident, on_tick)
 
     def encode_tokenized(
@@ -252,11 +154,11 @@ class Pool:
         """Starts workers whose pause is over, ends those that are overdue, and looks at memory that others hold."""
         for lane in self._lanes:
             if lane.state in (State.PAUSED, State.RETIRED) and now >= lane.until:
-                self._start(lane)
+                self._crew.restart(lane)
             elif lane.has_spoken:
                 continue  # whoever came late may be the pool itself, after a pause of its own
             elif lane.state is State.LOADING and now >= lane.until:
-                self._never_started(lane)
+                self._crew.never_started(lane)
             elif lane.state is State.READY and lane.sent and now >= lane.deadline:
                 self._faults.lost(lane, "hung", f"it did not answer within {now - lane.begun:.0f} s")
             elif lane.is_idle and planner.waiting:
@@ -319,7 +221,7 @@ class Pool:
         """Takes one message from a worker, or its end."""
         assert lane.worker is not None
         if lane.state is State.LOADING:
-            self._receive_ready(lane)
+            self._crew.receive_ready(lane)
             if lane.ready is not None and lane.is_idle:
                 self._faults.report(lane, "back", "its worker is ready again")
             return
@@ -369,12 +271,3 @@ def _finished(
         )
     )
     yield from encoded_papers(batch, vectors)
-
-
-def _refuse_another_model(files: ModelFiles, space: Space) -> None:
-    """Raises `ArxivEmbedError` for a model that did not make the space: vectors of two models never mix."""
-    if (files.name, files.revision) != (space.model, space.revision):
-        raise ArxivEmbedError(
-            f"Model '{files.name}' cannot embed in a space of model '{space.model}', as their vectors would mix: it "
-            "makes a space of its own beside, in a run with --model."
-        )

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from arxiv_embed.encoding.batch import pack
+from arxiv_embed.gpu.crew import WorkerNotStarted
 from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts
 from arxiv_embed.gpu.outcomes import BatchReport, Incident
-from arxiv_embed.gpu.pool import WorkerNotStarted
 from arxiv_embed.gpu.protocol import Setup
 from arxiv_embed_tests.conftest import REPOSITORY
 from bench import gpu

@@ -17,10 +17,11 @@ from arxiv_embed.encoding.model import ModelFiles, resolve_model
 from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer
 from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.gpu.crew import WorkerNotStarted
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.lane import State
 from arxiv_embed.gpu.outcomes import EncodedPaper
-from arxiv_embed.gpu.pool import Pool, WorkerNotStarted
+from arxiv_embed.gpu.pool import Pool
 from arxiv_embed_tests.gpu.simulated import Simulation, paper, pieces_of, simulated_pool
 from arxiv_embed_tests.tiny_models import save_bert, save_distilbert
 
@@ -108,7 +109,7 @@ def test_a_model_may_change_while_a_worker_loads_the_one_before(
 ) -> None:
     for lane in pool._lanes:
         assert lane.worker is not None
-        lane.change_model(pool._setup(lane), pool._laws.of, time.monotonic())
+        lane.change_model(pool._crew.setup(lane), pool._crew.laws.of, time.monotonic())
     pool.change_model(*spaced(large))
     assert_embeds_as(pool, large)
 
@@ -142,7 +143,7 @@ def test_a_model_that_a_device_is_too_small_for_is_never_replaced_in_its_space(
     tmp_path: Path, fallback: str | None, says: str
 ) -> None:
     pool = simulated_pool(tmp_path, [Simulation(total=8, weights=9)])
-    pool._files = replace(pool._files, fallback=fallback)
+    pool._crew.files = replace(pool._crew.files, fallback=fallback)
     with pytest.raises(WorkerNotStarted, match=says):
         pool.__enter__()
 
@@ -150,10 +151,11 @@ def test_a_model_that_a_device_is_too_small_for_is_never_replaced_in_its_space(
 def test_what_was_learned_of_memory_is_of_the_model_it_was_learned_with(tmp_path: Path) -> None:
     with simulated_pool(tmp_path / "devices", [Simulation()], learned=tmp_path / "learned") as pool:
         list(pool.encode_tokenized(pieces_of([paper(index, 50) for index in range(300)])))
-        files, space = pool._files, replace(pool._space, chunker="fixed:8")
+        files, space = pool._crew.files, replace(pool._crew.space, chunker="fixed:8")
         pool.change_model(files, space)
         assert all(not lane.budget.law.seen for lane in pool._lanes)
         list(pool.encode_tokenized(pieces_of([paper(index, 50) for index in range(300)])))
     names = sorted(path.name for path in (tmp_path / "learned").iterdir())
     assert len(names) == 2
-    assert all(any(one.fingerprint in name for name in names) for one in (pool._space, replace(space, chunker="whole")))
+    spaces = pool._crew.space, replace(space, chunker="whole")
+    assert all(any(one.fingerprint in name for name in names) for one in spaces)

@@ -16,10 +16,10 @@ import pytest
 
 from arxiv_embed.encoding.tokens import TokenizedPaper
 from arxiv_embed.gpu.backlog import Piece
+from arxiv_embed.gpu.crew import WorkerNotStarted
 from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.gpu.lane import Patience
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
-from arxiv_embed.gpu.pool import WorkerNotStarted
 from arxiv_embed_tests.gpu.simulated import GIB, Event, Simulation, paper, pieces_of, simulated_pool, vectors_of
 
 IMPATIENT = Patience(

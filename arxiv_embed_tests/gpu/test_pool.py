@@ -21,11 +21,12 @@ from arxiv_embed.encoding.encoder import load_encoder
 from arxiv_embed.encoding.model import ModelFiles, resolve_model
 from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer
+from arxiv_embed.gpu.crew import WorkerNotStarted
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.gpu.lane import Patience
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
-from arxiv_embed.gpu.pool import Pool, WorkerNotStarted
+from arxiv_embed.gpu.pool import Pool
 from arxiv_embed_tests.tiny_models import WORDS, save_bert, save_distilbert
 
 ODD_TEXTS = ["", " ", "\n\n", "\u200b\u00a0", "\ufffd\U0001f9ea", "中国", "…" * 70, "x" * 3000]
