@@ -19,6 +19,9 @@ from torch import Tensor
 
 NAME = "arxiv_embed_packed"
 
+QUERY_BLOCK = 512
+"""Queries of a long text that the reference takes at a time."""
+
 
 @dataclass
 class Packing:
@@ -92,7 +95,7 @@ def attend(
     side = -1 if sliding_window is None else sliding_window - 1
     # [tokens, heads, width]
     queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    attention = _varlen if query.is_cuda and query.dtype != torch.float32 else varlen_reference
+    attention = _varlen if query.is_cuda else varlen_reference
     return attention(queries, keys, values, packing, scaling, bool(causal), side)[None], None
 
 
@@ -128,15 +131,28 @@ def varlen_reference(
     for start, stop in pairwise(packing.edges):
         first, last = (start, stop) if len(keys) == len(queries) else (0, len(keys))
         q, k, v = (x.transpose(0, 1)[None] for x in (queries[start:stop], keys[first:last], values[first:last]))
-        mask = None
-        if q.shape[2] != k.shape[2] or 0 <= side < k.shape[2]:
-            behind = torch.arange(q.shape[2], device=q.device)[:, None] + k.shape[2] - q.shape[2]
-            distance = behind - torch.arange(k.shape[2], device=q.device)[None, :]
-            mask = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
-            if side >= 0:
-                mask &= distance.abs() <= side
-        attended = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, mask, scale=scale, is_causal=causal and mask is None, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        attended = _text_attended(q, k, v, scale, causal, side)
         parts.append(attended[0].transpose(0, 1))
     return torch.cat(parts)
+
+
+def _text_attended(q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: bool, side: int) -> Tensor:
+    """Attention of one text's queries, the last of its keys' tokens. Where a mask is needed they are taken a block at a
+    time, each with the keys that it sees: a mask of long texts would be larger than all else."""
+    attention, grouped = torch.nn.functional.scaled_dot_product_attention, q.shape[1] != k.shape[1]
+    tokens, before = q.shape[2], k.shape[2] - q.shape[2]
+    if not before and not 0 <= side < tokens:
+        return attention(q, k, v, scale=scale, is_causal=causal, enable_gqa=grouped)
+    parts = []
+    for start in range(0, tokens, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, tokens)
+        first = max(0, before + start - side) if side >= 0 else 0
+        last = before + stop if causal else min(k.shape[2], before + stop + side) if side >= 0 else k.shape[2]
+        places = torch.arange(before + start, before + stop, device=q.device, dtype=torch.int32)
+        behind = places[:, None] - torch.arange(first, last, device=q.device, dtype=torch.int32)[None, :]
+        mask = behind >= 0 if causal else torch.ones_like(behind, dtype=torch.bool)
+        if side >= 0:
+            mask &= behind.abs() <= side
+        seen = k[:, :, first:last], v[:, :, first:last]
+        parts.append(attention(q[:, :, start:stop], *seen, mask, scale=scale, enable_gqa=grouped))
+    return torch.cat(parts, dim=2)

@@ -8,6 +8,7 @@ from typing import Any
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
 INNER_KEYS = ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
 LENGTH_KEYS = ("max_position_embeddings", "n_positions")
+LAYER_KEYS = ("num_hidden_layers", "n_layers", "n_layer")
 USUAL_POSITIONS = 512
 
 CHANGING_ROTARY = ("dynamic", "longrope", "su")
@@ -88,3 +89,11 @@ def activation_bytes(config: Config, itemsize: int) -> tuple[float, float]:
     states = width(config) or 0
     inner = next((config[key] for key in INNER_KEYS if config.get(key)), 4 * states)
     return itemsize * max(5 * states, 2 * states + 3 * inner), 2 * 4 * states
+
+
+def cache_bytes(config: Config, itemsize: int) -> float:
+    """What a causal model's keys and values of all layers take for a token."""
+    states, heads = width(config) or 0, int(config.get("num_attention_heads") or 1)
+    of_a_head = int(config.get("head_dim") or states // heads)
+    layers = next((int(config[key]) for key in LAYER_KEYS if config.get(key)), 1)
+    return float(itemsize * 2 * layers * int(config.get("num_key_value_heads") or heads) * of_a_head)

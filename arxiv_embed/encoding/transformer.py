@@ -57,11 +57,17 @@ class TransformersEncoder:
         self._causal = files.causal
         self._check_what_a_token_sees(files.name)
         self._pads = self._pads_truly()
-        self.packed = pack and self._can_pack()
-        computed, pooled = configured.activation_bytes(self._config, dtype.itemsize)
-        self.memory_law = (
-            (computed + pooled, 0.0, 0.0) if self.packed else (pooled, computed, self._bytes_of_attention())
-        )
+        # The kernel for variable lengths has no float32.
+        self.packed = pack and not (self._device.type == "cuda" and dtype == torch.float32) and self._can_pack()
+        self.memory_law = self._memory_law(space)
+
+    def _memory_law(self, space: Space) -> tuple[float, float, float]:
+        computed, pooled = configured.activation_bytes(self._config, self._dtype.itemsize)
+        if self._causal and space.max_tokens > CACHED_WINDOW:
+            computed = max(computed, configured.cache_bytes(self._config, self._dtype.itemsize))
+        if self.packed:
+            return computed + pooled, 0.0, 0.0
+        return pooled, computed, self._bytes_of_attention()
 
     def _bytes_of_attention(self) -> float:
         """For each pair of positions: the mask's, and where attention is computed as it is written (eager) scores and

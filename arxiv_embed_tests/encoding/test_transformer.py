@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from arxiv_embed.encoding import attention, transformer
+from arxiv_embed.encoding import attention, config, transformer
 from arxiv_embed.encoding.batch import pack
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
@@ -201,3 +201,19 @@ def test_attention_text_by_text_is_that_of_a_mask_over_all(causal: bool, side: i
     q, k, v = (x.transpose(0, 1) for x in (queries, keys.repeat_interleave(2, 1), values.repeat_interleave(2, 1)))
     scores = (0.3 * q @ k.transpose(1, 2)).masked_fill(~mask, -torch.inf)
     assert torch.allclose(attended, (scores.softmax(-1) @ v).transpose(0, 1), atol=1e-6)
+
+
+def test_memory_of_long_texts_counts_the_cache() -> None:
+    """Of Jina v4: 36 layers, keys and values of 2 heads of 128, two bytes each."""
+    jina = {"hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "num_hidden_layers": 36}
+    assert config.cache_bytes(jina, itemsize=2) == 36 * 2 * 2 * 128 * 2
+
+
+def test_memory_is_planned_for_the_cache_where_texts_may_need_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    case = Case("qwen3, causal", tmp_path)
+    monkeypatch.setattr(config, "cache_bytes", lambda *_: 1e9)
+    assert case.encoder().memory_law[0] < 1e9
+    monkeypatch.setattr(transformer, "CACHED_WINDOW", POSITIONS - 1)
+    assert case.encoder().memory_law[0] > 1e9
