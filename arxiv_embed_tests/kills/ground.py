@@ -80,7 +80,8 @@ def make_ground(folder: Path, data: Path) -> Ground:
 
 def _arguments(metadata: Path, model: Path) -> tuple[str | Path, ...]:
     devices = ("--devices", f"cpu:{DEVICES}", "--dtype", "float32")
-    return ("run", "--metadata-dir", metadata, "--model", model, "--chunker", "fixed:32", *devices)
+    texts = ("--chunker", "fixed:32", "--max-tokens", str(MODEL["max_position_embeddings"]))
+    return ("run", "--metadata-dir", metadata, "--model", model, *texts, *devices)
 
 
 def stored_rows(home: Path) -> pa.Table:
