@@ -154,11 +154,12 @@ def test_a_folder_is_embedded_by_clicking_and_a_dropped_file_is_found_by_search(
     backfill = launch_backfill(stack, page)
     watch_partitions_turn_green(stack, page)
     assert len(first_made(stack)) == FILES, "one after the other"
+    wait_for_backfill(page, backfill, "Succeeded")
+
+    page.goto(f"{stack.site}/assets/embeddings?view=partitions")
     page.get_by_text("part-03.jsonl", exact=True).first.click()
     expect(page.get_by_text("papers/s", exact=True)).to_be_visible()
     keep(page, "partitions")
-    wait_for_backfill(page, backfill, "Succeeded")
-
     page.goto(f"{stack.site}/assets/embeddings")
     page.get_by_text("Plots", exact=True).click()
     expect(page.get_by_text("cpu:0 tokens/s", exact=True)).to_be_visible()
