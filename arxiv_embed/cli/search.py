@@ -16,6 +16,7 @@ from rich.text import Text
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.spaces import space_named
 from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.cli.wording import plural
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.ids import canonical_id
@@ -100,6 +101,9 @@ def show(hits: Sequence[Hit], console: Console) -> None:
         grid.add_row(f"{number}.", Text.assemble((paper.title, "bold"), (WITHDRAWN if paper.withdrawn else "", "red")))
         grid.add_row("", Text(" · ".join(fact for fact in facts if fact), style="dim"))
         grid.add_row("", excerpt(hit, marks=not console.is_terminal))
+        if paper.cut_tokens:
+            cut = f"not embedded: its last {plural(paper.cut_tokens, 'token')}, beyond the token limit"
+            grid.add_row("", Text(cut, style="dim"))
         console.print(grid)
         console.print()
 

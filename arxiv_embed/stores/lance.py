@@ -191,11 +191,12 @@ class LanceStore:
     def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]:
         if not ids:
             return {}
+        table = self._open(space)
+        held = set(table.schema.names)
         found = self._read(
-            self._open(space)
-            .search()
+            table.search()
             .where((col("chunk_index") == lit(PAPER_CHUNK)) & col("paper_id").isin(list(ids)))
-            .select([field.name for field in fields(StoredPaper)])
+            .select([field.name for field in fields(StoredPaper) if field.name in held])
         )
         return {
             row["paper_id"]: StoredPaper(**{**row, "categories": tuple(row["categories"])}) for row in found.to_pylist()
@@ -293,11 +294,14 @@ class LanceStore:
         return table
 
     def _table_made(self, name: str, schema: pa.Schema, key: str) -> Any:
-        """The table, made where the store has none of that name."""
+        """The table, made where the store has none of that name. One of an older version is given the columns that it
+        lacks, null in the rows that it has; these are not written again for that."""
         table = self._table(name)
         if table is None:
             table = self._tables[name] = self._database.create_table(name, schema=schema)
             table.set_unenforced_primary_key(key)
+        elif lacking := [field for field in schema if field.name not in table.schema.names]:
+            table.add_columns(lacking)
         return table
 
     def _compact(self, rows: Any) -> None:

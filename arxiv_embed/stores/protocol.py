@@ -19,7 +19,7 @@ from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import FatalError, Kind
 
 PAPER_CHUNK = -1
-"""The chunk index of a whole paper's row, the one that carries title, authors and abstract."""
+"""The chunk index of a whole paper's row, the one that carries title, authors, abstract and `cut_tokens`."""
 
 
 class StoreError(FatalError):
@@ -61,6 +61,9 @@ class Match:
 
 @dataclass(frozen=True)
 class StoredPaper:
+    """`cut_tokens` at the end of its text are beyond the limit and not embedded; None where it was stored before rows
+    said so."""
+
     paper_id: str
     title: str
     abstract: str
@@ -69,6 +72,7 @@ class StoredPaper:
     published: str
     updated: str
     withdrawn: bool
+    cut_tokens: int | None = None
 
 
 @dataclass(frozen=True)

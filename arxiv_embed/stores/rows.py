@@ -11,7 +11,8 @@ from arxiv_embed.stores.protocol import PAPER_CHUNK
 def row_schema(dimensions: int) -> pa.Schema:
     """A stored row. `key` is the paper and the chunk: with the space, which is a table of its own, a row's key.
 
-    Title, authors and abstract stand on the row of the whole paper only, what filters need on every row.
+    Title, authors and abstract stand on the row of the whole paper only, and so does `cut_tokens`, how many tokens of
+    its text are beyond the limit and not embedded; what filters need stands on every row.
     """
     return pa.schema(
         [
@@ -20,6 +21,7 @@ def row_schema(dimensions: int) -> pa.Schema:
             ("chunk_index", pa.int32()),
             ("start_char", pa.int32()),
             ("end_char", pa.int32()),
+            ("cut_tokens", pa.int32()),
             ("vector", pa.list_(pa.float32(), dimensions)),
             ("space", pa.string()),
             ("text_sha256", pa.string()),
@@ -52,6 +54,7 @@ def stored_rows(papers: pa.Table, vectors: pa.Table, *, space: str, shard: str, 
     }
     for name in ("paper_id", "chunk_index", "start_char", "end_char", "vector", "text_sha256"):
         columns[name] = vectors[name]
+    columns["cut_tokens"] = pc.if_else(whole, vectors["cut_tokens"], None)
     for name in ("title", "authors", "abstract"):
         columns[name] = papers[name].take(on_paper_row)
     for name in ("categories", "published", "updated", "version", "withdrawn"):

@@ -22,7 +22,8 @@ OTHER_SPACE = Space("tiny", "r1", "retrieval", "", "mean", True, "whole", 0, 512
 
 @dataclass(frozen=True)
 class Record:
-    """One shard's record of a paper; `text` is its abstract, `chunks` how many that makes."""
+    """One shard's record of a paper; `text` is its abstract, `chunks` how many that makes, `cut` its tokens beyond the
+    limit."""
 
     id: str
     updated: str = "2020-01-01"
@@ -32,6 +33,7 @@ class Record:
     title: str = "A title"
     categories: tuple[str, ...] = ("cs.LG",)
     published: str = "2019-05-06"
+    cut: int = 0
 
     @property
     def paper(self) -> Paper:
@@ -62,7 +64,7 @@ def vectors_table(records: Iterable[Record], dimensions: int = SPACE.dimensions)
                 "start_char": start,
                 "end_char": end,
                 "tokens": 1,
-                "cut_tokens": 0,
+                "cut_tokens": 0 if place else record.cut,
                 "vector": vectors[place].tolist(),
                 "text_sha256": record.paper.text_sha256,
             }

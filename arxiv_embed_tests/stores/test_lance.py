@@ -23,6 +23,7 @@ from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.stores import lance
 from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed.stores.protocol import Filters, StoreAway, StoreError, open_store
+from arxiv_embed.stores.rows import row_schema
 from arxiv_embed_tests.damage import delete, truncate
 from arxiv_embed_tests.small_disk import grow, small_disk
 from arxiv_embed_tests.stores.shard_rows import OTHER_SPACE, SPACE, Record, held, papers_held, shard_rows
@@ -365,6 +366,72 @@ def test_many_small_shards_do_not_pile_up(store: LanceStore, monkeypatch: pytest
     for name in ("shards", f"rows_{SPACE.fingerprint}"):
         assert store._table(name).stats()["fragment_stats"]["num_fragments"] <= 6
     assert len(papers_held(store)) == 11
+
+
+@pytest.fixture
+def older(store: LanceStore, monkeypatch: pytest.MonkeyPatch) -> LanceStore:
+    """A store written before rows said how many tokens were cut, opened anew."""
+    schema = row_schema(SPACE.dimensions)
+    with monkeypatch.context() as patch:
+        patch.setattr(lance, "row_schema", lambda dimensions: schema.remove(schema.get_field_index("cut_tokens")))
+        rows = shard_rows("a", [Record("1", text="a star"), Record("2", text="a galaxy")]).drop_columns(["cut_tokens"])
+        store.write_shard(SPACE, "a", rows, "older")
+        store.finish(SPACE)
+    return LanceStore(Path(store.url))
+
+
+def versions(store: LanceStore) -> int:
+    return len(store._table(f"rows_{SPACE.fingerprint}").list_versions())
+
+
+def cut_tokens(store: LanceStore, *papers: str) -> list[int | None]:
+    found = store.papers(SPACE.fingerprint, papers)
+    return [found[paper].cut_tokens for paper in papers]
+
+
+def test_a_store_of_older_rows_is_read_as_it_is(older: LanceStore) -> None:
+    before = versions(older)
+    assert cut_tokens(older, "1", "2") == [None, None]
+    assert [match.paper_id for match in older.matching(SPACE.fingerprint, "galaxy", 3, Filters())] == ["2"]
+    assert older.shards(SPACE.fingerprint) == {"a": "older"}
+    assert "cut_tokens" not in held(older)[0]
+    assert versions(older) == before
+
+
+def test_the_first_write_adds_the_column_that_older_rows_lack_and_leaves_them_as_they_are(older: LanceStore) -> None:
+    rows, before = held(older), versions(older)
+    reader = LanceStore(Path(older.url))
+    assert cut_tokens(reader, "1") == [None]
+    write(older, "b", Record("3", cut=7))
+    assert versions(older) == before + 2  # the column, and the shard
+    assert cut_tokens(older, "1", "2", "3") == [None, None, 7]
+    assert cut_tokens(reader, "1") == [None]
+    assert [row for row in held(older) if row["shard"] == "a"] == [{**row, "cut_tokens": None} for row in rows]
+    assert [match.paper_id for match in older.matching(SPACE.fingerprint, "galaxy", 3, Filters())] == ["2"]
+    write(older, "c", Record("4"))
+    assert versions(older) == before + 3
+    older.finish(SPACE)
+    assert cut_tokens(LanceStore(Path(older.url)), "1", "3", "4") == [None, 7, 0]
+
+
+def test_an_older_shard_that_is_written_again_says_what_was_cut(older: LanceStore) -> None:
+    write(older, "a", Record("1", text="a star", cut=3), Record("2", text="a galaxy"))
+    assert cut_tokens(older, "1", "2") == [3, 0]
+    assert set(papers_held(older)) == {"1", "2"}
+
+
+def test_a_writer_that_ended_when_it_had_added_the_column_is_followed_by_another(
+    older: LanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(LanceStore, "_note_losses", crash)
+        with pytest.raises(Crash):
+            write(older, "b", Record("3", cut=7))
+    again = LanceStore(Path(older.url))
+    assert cut_tokens(again, "1", "2") == [None, None]
+    assert again.shards(SPACE.fingerprint) == {"a": "older"}
+    write(again, "b", Record("3", cut=7))
+    assert cut_tokens(again, "1", "3") == [None, 7]
 
 
 def test_a_store_is_found_made_or_refused_in_one_sentence(tmp_path: Path) -> None:

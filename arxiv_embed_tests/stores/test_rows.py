@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from arxiv_embed.stores.rows import row_schema
 from arxiv_embed_tests.stores.shard_rows import SPACE, Record, shard_rows
 
@@ -31,6 +33,13 @@ def test_filters_reach_every_row_and_text_stands_once_a_paper() -> None:
         whole = row["chunk_index"] == -1
         assert (row["title"], row["abstract"]) == ((record.title, record.text) if whole else (None, None))
         assert (row["authors"] == "A. Author") == whole
+
+
+def test_the_paper_s_row_says_how_many_tokens_were_cut() -> None:
+    rows = shard_rows("cs.jsonl", [replace(A, cut=1234), B]).to_pylist()
+    said = {row["paper_id"]: row["cut_tokens"] for row in rows if row["chunk_index"] == -1}
+    assert said == {A.id: 1234, B.id: 0}
+    assert {row["cut_tokens"] for row in rows if row["chunk_index"] != -1} == {None}
 
 
 def test_a_shard_without_papers_has_no_rows() -> None:
