@@ -113,7 +113,7 @@ class Embedder:
                 "tokens": int(whole["tokens"].to_numpy().sum()),
                 "embedded_tokens": sum(batch.tokens for batch in batches),
                 "padded_tokens": sum(batch.padded_tokens for batch in batches),
-                "long_papers": int(np.count_nonzero(whole["tokens"].to_numpy() > space.paper_tokens)),
+                "long_papers": int(np.count_nonzero(whole["tokens"].to_numpy() > space.paper_reach)),
                 "cut_papers": int(np.count_nonzero(cut)),
                 "cut_tokens": int(cut.sum()),
                 "failed": embedded.failures.num_rows,

@@ -128,7 +128,7 @@ class ShardEmbedded(Event):
     """`resumed` papers had vectors of their very text already and took no time of a device; `tokens` counts all
     papers', `embedded_tokens` those done in `seconds`, `padded_tokens` what was computed for them. `cut_tokens` lay
     beyond the token limit, in `cut_papers` papers; `long_papers` have their own vector from their first tokens only
-    (`Space.paper_tokens`)."""
+    (`Space.paper_reach`)."""
 
     name = "shard_embedded"
     shard: str

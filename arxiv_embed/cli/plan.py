@@ -115,7 +115,7 @@ def show(
         "papers": f"about {count(expected.papers)} to embed",
         "tokens": f"about {count(expected.tokens)} ({expected.tokens_basis})",
         "model": f"{planned.space.model}, {planned.space.dimensions} dimensions, {planned.space.chunker}, "
-        f"{planned.space.max_tokens} tokens at most, paper vectors from the first {planned.space.paper_tokens}",
+        f"{planned.space.max_tokens} tokens at most, paper vectors from the first {planned.space.paper_reach}",
         "devices": "\n".join(describe(device) for device in devices),
         "memory": f"about {size(expected.memory)} a device ({expected.memory_basis})",
         "time": f"about {duration(expected.seconds)} ({expected.seconds_basis})"

@@ -84,7 +84,7 @@ def show(held: Sequence[Held], model: str, console: Console) -> None:
 
 def recipe(space: Space) -> str:
     """How a space's vectors are made, the model aside."""
-    tokens = f"{space.max_tokens} tokens, paper vectors from {space.paper_tokens}"
+    tokens = f"{space.max_tokens} tokens, paper vectors from the first {space.paper_reach}"
     task = "" if space.task == RETRIEVAL else f", for {space.task}"
     return f"{space.dimensions} dimensions, {space.chunker}, {tokens}{task}"
 

@@ -47,7 +47,7 @@ class ModelFiles:
     dimensions: int
     position_limit: int
     advised_tokens: int
-    """The limit that the model's files name, special tokens included: what whole texts are pooled from."""
+    """The limit that the model's files name, special tokens included: what the mean of a whole text is taken of."""
     pooling: str
     causal: bool = False
     """Whether a token sees only what comes before it."""

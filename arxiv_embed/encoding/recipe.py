@@ -36,8 +36,8 @@ class Recipe:
     """How a model is to be used; None is what is not said.
 
     `prompts` by the name of a task, a role ("query", "document") or both ("code.query"); `dimensions` to which vectors
-    may be cut; `max_tokens` from which the vector of a whole text is pooled; `positions` that the model has; `licence`
-    what of it is to be said to whoever chooses the model.
+    may be cut; `max_tokens` that the mean of a whole text is taken of; `positions` that the model has; `licence` what
+    of it is to be said to whoever chooses the model.
     """
 
     pooling: str | None = None

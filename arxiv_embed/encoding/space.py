@@ -18,6 +18,8 @@ LEAST_TOKENS, MOST_TOKENS = 8, 1_000_000
 USUAL_TOKENS = 8192
 """More than any title and abstract of arXiv has, by far."""
 
+CLS = "cls"
+"""The pooling by the first token, whose state knows the first window alone."""
 LAST = "last"
 """The pooling by the last token, whose state would know the last window alone."""
 
@@ -30,10 +32,10 @@ MOST_OVERLAP = 256
 class Space:
     """What a vector means; the arithmetic's type and the device are provenance and stand elsewhere.
 
-    `max_tokens` of a text are embedded, special and prompt tokens included; the vector of the paper is pooled from the
-    states of the first `paper_tokens` of them, which have attended to all (docs/decisions.md). A text of more than
-    `window` tokens is embedded in windows that share `overlap` (0: in one piece, whatever its length). `splitter` is
-    the version of the rules by which sentences are found (0: none are).
+    `max_tokens` of a text are embedded, special and prompt tokens included. The vector of the paper is the mean of the
+    states of the first `paper_tokens` of them (docs/decisions.md), or the state of the first or of the last token
+    alone, as `pooling` says. A text of more than `window` tokens is embedded in windows that share `overlap` (0: in one
+    piece, whatever its length). `splitter` is the version of the rules by which sentences are found (0: none are).
     """
 
     model: str
@@ -52,6 +54,14 @@ class Space:
     template: str
     query_prompt: str
     """What stands before a query that is to find these vectors."""
+
+    @property
+    def paper_reach(self) -> int:
+        """How many of a text's first tokens the vector of the paper is of: those that the mean is taken of, or those
+        that the one token whose state it is has seen."""
+        if self.pooling == CLS:
+            return self.window or self.max_tokens
+        return self.max_tokens if self.pooling == LAST else self.paper_tokens
 
     @cached_property
     def fingerprint(self) -> str:

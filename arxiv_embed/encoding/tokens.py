@@ -11,7 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from arxiv_embed.encoding.chunking import Chunker, parse_chunker
 from arxiv_embed.encoding.model import ModelFiles
-from arxiv_embed.encoding.space import Space
+from arxiv_embed.encoding.space import CLS, LAST, Space
 from arxiv_embed.errors import ArxivEmbedError
 
 IntArray = npt.NDArray[np.int32]
@@ -106,9 +106,9 @@ def with_edges(content: Sequence[tuple[int, int]], leading: int, total: int) -> 
 
 def _paper_span(pooling: str, total: int, most: int) -> tuple[int, int]:
     """The tokens whose mean is the paper's vector: the first `most` of them, the very first (cls) or the last."""
-    if pooling == "cls":
+    if pooling == CLS:
         return 0, 1
-    if pooling == "last":
+    if pooling == LAST:
         return total - 1, total
     return 0, min(total, most)
 

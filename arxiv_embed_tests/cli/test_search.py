@@ -50,6 +50,7 @@ def test_what_a_model_s_limit_cuts_is_in_the_row_and_said_by_search(
     assert min(stored.values()) > 0
     progress = ProgressReader(progress_path(settings, "run")).poll()
     assert sum(stored.values()) == progress.cut_tokens
+    assert progress.long_papers == 0  # the last token has seen all that is embedded
 
     monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
     monkeypatch.setenv("ARXIV_EMBED_MODEL", str(tmp_path / "model"))

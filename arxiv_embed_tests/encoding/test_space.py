@@ -43,6 +43,23 @@ def test_a_limit_beyond_reason_is_refused(limit: int) -> None:
         space_of(FILES, "whole", limit)
 
 
+@pytest.mark.parametrize(
+    ("pooling", "limit", "reach"),
+    [
+        ("mean", None, 256),  # as the model advises
+        ("mean", 128, 128),
+        ("cls", None, 512),  # what the first window has
+        ("cls", 400, 400),
+        ("last", None, 512),
+        ("last", 400, 400),
+    ],
+)
+def test_a_paper_s_vector_is_of_as_many_tokens_as_its_pooling_takes_or_has_seen(
+    pooling: str, limit: int | None, reach: int
+) -> None:
+    assert space_of(replace(FILES, pooling=pooling), "whole", limit).paper_reach == reach
+
+
 def test_a_task_has_its_own_prompt_and_space() -> None:
     files = replace(FILES, tasks=("retrieval", "code"), prompts={"document": "Passage: ", "code": "Code: "})
     usual, code = space_of(files, "whole"), space_of(files, "whole", task="code")
