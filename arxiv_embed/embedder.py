@@ -47,6 +47,11 @@ class Embedder:
         self._equipment = equipment
         self._journal = journal
 
+    @property
+    def packed(self) -> bool:
+        """Whether the devices compute without padding."""
+        return self._equipment.packed
+
     def embed(self, key: str, papers: Checkpoint, before: Checkpoint | None, urgent: Sequence[bool] | None) -> Manifest:
         """Commits the papers' vectors; of the texts that `before` holds it takes those. The `urgent` come first."""
         space = self._plan.space

@@ -52,6 +52,11 @@ class Equipment:
         return self._pool.dtype if self._pool else None
 
     @property
+    def packed(self) -> bool:
+        """Whether the pool, where there is one, computes its batches without padding."""
+        return self._pool is None or self._pool.packed
+
+    @property
     def has_pool(self) -> bool:
         return self._pool is not None
 
@@ -71,7 +76,7 @@ class Equipment:
                 lengths=self.tokens.quick,
             )
             self._pool = pool.__enter__()
-            self._journal.record(PoolReady(self._pool.dtype, time.monotonic() - begun))
+            self._journal.record(PoolReady(self._pool.dtype, time.monotonic() - begun, self._pool.packed))
         return self._pool
 
     def close_pool(self) -> None:

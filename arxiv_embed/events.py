@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+NOT_PACKED = "computed padded, or text by text, as this model cannot be packed here"
+"""What is said of a pool that is not `packed`."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -42,9 +45,12 @@ class DevicesFound(Event):
 
 @dataclass(frozen=True)
 class PoolReady(Event):
+    """`packed` is whether all devices compute their batches without padding."""
+
     name = "pool_ready"
     dtype: str
     seconds: float
+    packed: bool = True
 
 
 @dataclass(frozen=True)

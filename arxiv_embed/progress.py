@@ -9,6 +9,7 @@ from typing import Any
 
 from arxiv_embed.error_patterns import ErrorPattern, ErrorPatterns, kind_of_incident
 from arxiv_embed.errors import Kind
+from arxiv_embed.events import NOT_PACKED
 from arxiv_embed.processes import ProcessId
 
 FEW = 3
@@ -147,6 +148,9 @@ class RunProgress:
 
     def _on_pool_ready(self, line: Mapping[str, Any]) -> None:
         self.ready, self.dtype = line["time"], line["dtype"]
+        notice = f"{self.model}: {NOT_PACKED}"
+        if not line.get("packed", True) and notice not in self.notices:  # a pool that is started anew is no news
+            self.notices.append(notice)
         self._embedded_before = sum(device.papers for device in self.devices.values())
         self._tokens_before = self.tokens
         for device in self.devices.values():

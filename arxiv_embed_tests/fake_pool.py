@@ -33,6 +33,7 @@ class FakePool:
     """Stands in for `Pool`: two chunks a paper, urgent papers first; `fail_after` so many papers it raises `fault`."""
 
     dtype = "float32"
+    packed = True
 
     def __init__(self, dimensions: int = 384, *, delay: float = 0.0, order: Sequence[int] | None = None) -> None:
         self.dimensions = dimensions

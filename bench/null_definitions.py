@@ -20,6 +20,7 @@ class NullPool:
     """Stands in for `Pool`: a vector and a chunk for each text at once, its direction by the text's length."""
 
     dtype = "float32"
+    packed = True
 
     def __init__(self, files: object, space: object, devices: object, **options: object) -> None:
         self._random = np.random.default_rng(0)

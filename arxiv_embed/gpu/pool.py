@@ -68,6 +68,11 @@ class Pool:
         """The arithmetic's type: what "auto" has become, once the workers are ready."""
         return self._crew.dtype
 
+    @property
+    def packed(self) -> bool:
+        """Whether all devices compute their batches without padding, once the workers are ready."""
+        return all(lane.ready.packed for lane in self._lanes if lane.ready)
+
     @cached_property
     def _tokenizer(self) -> PaperTokenizer:
         return PaperTokenizer(self._crew.files, self._crew.space)

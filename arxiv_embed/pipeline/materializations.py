@@ -28,7 +28,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from arxiv_embed.checks import Check, CheckResult
 from arxiv_embed.errors import masked
-from arxiv_embed.events import PapersRead, ShardEmbedded
+from arxiv_embed.events import NOT_PACKED, PapersRead, ShardEmbedded
 from arxiv_embed.gpu.outcomes import BatchReport
 from arxiv_embed.pipeline.pictures import shard_picture
 from arxiv_embed.pipeline.versions import version_tags
@@ -125,6 +125,7 @@ def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
             "papers/s": round(embedded / report.seconds, 1),
             "tokens/s": round(report.embedded_tokens / report.seconds, 1),
             "padding ratio": round(report.padded_tokens / report.embedded_tokens - 1, 4),
+            **({} if run.embedder.packed else {"layout": NOT_PACKED}),
         }
     return {
         "papers": report.papers,

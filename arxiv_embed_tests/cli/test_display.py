@@ -119,6 +119,21 @@ def test_plain_lines_begin_with_one_for_each_device() -> None:
     assert lines == [*map(describe, facts), "m in float32 on cpu:0"]
 
 
+@pytest.mark.parametrize(("said", "times"), [({"packed": False}, 1), ({"packed": True}, 0), ({}, 0)])
+def test_a_model_that_is_not_packed_is_said_to_be_once_however_often_its_pool_is_started(
+    said: dict[str, bool], times: int
+) -> None:
+    ready = {"time": 1002.0, "event": "pool_ready", "dtype": "float32", "seconds": 1.0, **said}
+    console = Console(file=io.StringIO(), width=200)
+    display = PlainDisplay(console, clock=lambda: 1001.0)
+    progress = progress_of(STARTED)
+    for _ in range(2):
+        progress.apply(ready)
+        display.show(progress)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("m: computed padded, or text by text, as this model cannot be packed") == times
+
+
 def test_a_pipe_gets_plain_lines_of_a_fixed_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", io.StringIO())
     console = open_console()

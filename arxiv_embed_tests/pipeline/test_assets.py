@@ -12,9 +12,12 @@ from dagster import DagsterInstance
 import arxiv_embed.equipment
 import arxiv_embed.run
 from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.events import NOT_PACKED
 from arxiv_embed.plan import embeddings_key, papers_key
+from arxiv_embed.record import ProgressReader
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import open_store
+from arxiv_embed_tests.encoding.architectures import save_architecture
 from arxiv_embed_tests.fake_pool import FakePool
 from arxiv_embed_tests.pipeline.runs import SHARDS, execute, latest_metadata, materialized
 
@@ -32,11 +35,23 @@ def test_a_range_of_shards_is_embedded_and_told_shard_by_shard(options: RunOptio
     for number in ("tokens", "papers/s", "tokens/s"):
         assert embeddings[number] > 0
     assert embeddings["padding ratio"] >= 0
+    assert "layout" not in embeddings
     with open_store(options.store) as store:
         [space] = store.spaces()
         papers_stored, rows = store.count(space.fingerprint)
     assert papers_stored == 11
     assert rows == sum(latest_metadata(instance, "vector_store", shard)["rows"] for shard in SHARDS)
+
+
+def test_a_model_that_cannot_be_packed_is_said_to_be_computed_padded(
+    options: RunOptions, instance: DagsterInstance, settings: Settings, tmp_path: Path
+) -> None:
+    save_architecture("mpnet, with a bias by distance", tmp_path / "mpnet")
+    padded = replace(options, model=str(tmp_path / "mpnet"))
+    assert execute("embed_shards", padded, instance, shards=SHARDS).success
+    assert latest_metadata(instance, "embeddings", "second.jsonl")["layout"].startswith("computed padded, ")
+    [record] = settings.runs.glob("*/progress.jsonl")
+    assert ProgressReader(record).poll().notices == [f"{tmp_path / 'mpnet'}: {NOT_PACKED}"]
 
 
 def test_what_is_done_is_not_done_again(options: RunOptions, instance: DagsterInstance) -> None:
