@@ -47,7 +47,8 @@ def choose_dtype(requested: str, device: str) -> str:
     if requested != "auto":
         return requested
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        with torch.cuda.device(device):  # torch is asked of the current one
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if not _cpu_has("avx512_bf16", "amx_bf16", "bf16"):
         return "float32"
     return min(DTYPES, key=lambda name: _product_seconds(DTYPES[name]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,29 @@ def test_auto_is_bfloat16_where_the_cpu_has_it_and_is_the_faster_for_it(
     assert choose_dtype("auto", "cpu") == dtype
     assert choose_dtype("float32", "cpu") == "float32"
     assert choose_dtype("bfloat16", "cpu") == "bfloat16"
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cuda:0", "float32"), ("cuda:1", "bfloat16")])
+def test_auto_is_float32_on_a_gpu_that_only_emulates_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, device: str, dtype: str
+) -> None:
+    computes_in_it = {"cuda:0": False, "cuda:1": True}
+    asked = ["cuda:0"]
+
+    @contextmanager
+    def current(name: str) -> Iterator[None]:
+        asked.append(name)
+        yield
+        asked.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: including_emulation or computes_in_it[asked[-1]],
+    )
+    assert choose_dtype("auto", device) == dtype
+    assert choose_dtype("bfloat16", device) == "bfloat16"
 
 
 def test_bfloat16_may_be_asked_of_a_cpu_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
