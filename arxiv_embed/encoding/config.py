@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd")
+WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd", "n_embed")
 INNER_KEYS = ("intermediate_size", "hidden_dim", "d_ff", "n_inner")
-LENGTH_KEYS = ("max_position_embeddings", "n_positions")
+LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 LAYER_KEYS = ("num_hidden_layers", "n_layers", "n_layer")
 USUAL_POSITIONS = 512
 
@@ -19,6 +19,7 @@ OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camem
 
 CAUSAL = frozenset(
     {
+        "bloom",
         "gemma",
         "gemma2",
         "gemma3_text",
@@ -28,6 +29,7 @@ CAUSAL = frozenset(
         "granite",
         "llama",
         "mistral",
+        "mpt",
         "olmo2",
         "phi",
         "phi3",
@@ -39,6 +41,9 @@ CAUSAL = frozenset(
     }
 )
 """Architectures in which a token sees only what comes before it, unless their configuration says otherwise."""
+
+ENCODER_DECODERS = frozenset({"longt5", "mt5", "t5", "umt5"})
+"""Architectures of an encoder and a decoder, also where a configuration is of the encoder alone."""
 
 Config = Mapping[str, Any]
 
@@ -78,6 +83,11 @@ def is_causal(config: Config) -> bool:
     if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
         return False
     return config.get("model_type") in CAUSAL or bool(config.get("is_decoder"))
+
+
+def has_encoder_and_decoder(config: Config) -> bool:
+    """Whether a model consists of both, whose token states are then the decoder's."""
+    return bool(config.get("is_encoder_decoder")) or config.get("model_type") in ENCODER_DECODERS
 
 
 def activation_bytes(config: Config, itemsize: int) -> tuple[float, float]:

@@ -140,6 +140,12 @@ def _read_model(name: str, folder: Path, revision: str | None, file: ModelFile |
 
 def _read(name: str, folder: Path, revision: str | None, file: ModelFile | None) -> ModelFiles:
     config = read_json(folder / "config.json", name)
+    code = file is not None and bool(file.remote_code)
+    if configured.has_encoder_and_decoder(config) and not code:
+        raise ArxivEmbedError(
+            f"Model '{name}' is of the architecture {config.get('model_type')}, an encoder and a decoder, which is not "
+            "supported: choose a model that is one of the two."
+        )
     text = configured.text_config(config)
     width = configured.width(text)
     if width is None:
@@ -176,7 +182,7 @@ def _read(name: str, folder: Path, revision: str | None, file: ModelFile | None)
     return ModelFiles(
         name=name if file is None else str(file.path),
         folder=folder,
-        revision=revision or _digest(folder, code=file is not None and bool(file.remote_code)),
+        revision=revision or _digest(folder, code=code),
         architecture=str(config.get("model_type", "")),
         dimensions=width,
         position_limit=limit,
@@ -186,7 +192,7 @@ def _read(name: str, folder: Path, revision: str | None, file: ModelFile | None)
         prompts=dict(recipe.prompts or {}),
         tasks=recipe.named_tasks,
         shorter=tuple(number for number in recipe.dimensions or () if number < width),
-        remote_code=file is not None and bool(file.remote_code),
+        remote_code=code,
         licence=recipe.licence or "",
         fallback=None if file is None else file.fallback,
     )

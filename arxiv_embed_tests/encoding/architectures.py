@@ -45,6 +45,14 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 PADDED: dict[str, tuple[str, dict[str, Any]]] = {
     "mpnet, with a bias by distance": ("MPNet", _SHAPE),
     "gemma2, with capped scores": ("Gemma2", {**_DECODER, "head_dim": 8}),
+    "bloom, causal, with a bias by distance": (
+        "Bloom",
+        {"hidden_size": 32, "n_layer": 2, "n_head": 4, "seq_length": POSITIONS},
+    ),
+    "mpt, causal, with a bias by distance": (
+        "Mpt",
+        {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": POSITIONS},
+    ),
 }
 """Of these not all of it does."""
 

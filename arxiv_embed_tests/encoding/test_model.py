@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed_tests.tiny_models import save_bert, save_distilbert, save_pooling
+from arxiv_embed_tests.tiny_models import bytepairs, save, save_bert, save_distilbert, save_pooling
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,12 @@ def test_a_folder_is_a_model(bert: Path) -> None:
 def test_the_width_is_found_under_any_architecture_s_name_for_it(tmp_path: Path) -> None:
     save_distilbert(tmp_path)
     assert resolve_model(str(tmp_path)).dimensions == 24
+
+
+def test_the_width_and_the_positions_of_a_bloom_are_found_under_its_older_names(copy: Path) -> None:
+    change_config(copy, model_type="bloom", hidden_size=None, max_position_embeddings=None, n_embed=48, seq_length=96)
+    files = resolve_model(str(copy))
+    assert (files.dimensions, files.position_limit, files.causal) == (48, 96, True)
 
 
 @pytest.mark.parametrize(("padding", "limit"), [(1, 62), (None, 62), (0, 63)])
@@ -117,6 +124,23 @@ def test_a_configuration_without_a_width_is_refused(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArxivEmbedError, match="does not say how wide"):
         resolve_model(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("T5", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}),
+        ("T5Encoder", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}),
+        ("Bart", {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "pad_token_id": 0}),
+    ],
+)
+def test_a_model_of_an_encoder_and_a_decoder_is_refused_by_its_architecture(
+    tmp_path: Path, kind: str, config: dict[str, int]
+) -> None:
+    name = kind.removesuffix("Encoder")
+    save(getattr(transformers, f"{kind}Model"), getattr(transformers, f"{name}Config"), tmp_path, bytepairs(), config)
+    with pytest.raises(ArxivEmbedError, match=f"of the architecture {name.lower()}, an encoder and a decoder, which"):
+        resolve_model(str(tmp_path))
 
 
 def test_a_layer_behind_the_pooling_is_refused(copy: Path) -> None:

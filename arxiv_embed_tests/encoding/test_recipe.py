@@ -119,6 +119,13 @@ def test_remote_code_is_run_where_a_model_file_asks_for_it_and_pins_it(
     assert torch.allclose(model.eval()(ids).last_hidden_state, -plain(ids).last_hidden_state, atol=1e-6)
 
 
+def test_code_of_a_model_s_own_may_make_one_of_an_encoder_and_a_decoder(with_code: Path) -> None:
+    config = json.loads((with_code / "config.json").read_text())
+    (with_code / "config.json").write_text(json.dumps({**config, "is_encoder_decoder": True}))
+    path = model_file(with_code, f'model = "bert"\nremote_code = true\nrevision = "{pinned(with_code)}"\n')
+    assert resolve_model(str(path)).remote_code
+
+
 def test_remote_code_is_not_run_unasked(with_code: Path) -> None:
     with pytest.raises(ArxivEmbedError, match="comes with code of its own: read it, and say"):
         resolve_model(str(with_code))

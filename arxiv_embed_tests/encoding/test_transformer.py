@@ -94,7 +94,7 @@ def test_a_model_whose_attention_asks_for_more_is_padded(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("pack_it", [True, False], ids=["packed", "padded"])
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if "causal" in name])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES | PADDED if "causal" in name])
 def test_windows_over_the_cache_are_exact(
     name: str, pack_it: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
