@@ -14,8 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arxiv_embed.errors import ArxivEmbedError
+
+if TYPE_CHECKING:
+    from httpx2 import Request
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
 """Configurations, tokenizers and indexes, in subfolders too."""
@@ -23,7 +27,7 @@ OTHER_RUNTIMES = ("onnx", "openvino", "original", "coreml", "gguf", "tflite")
 """Folders of a repository that hold its weights once more, for other programs."""
 NEEDED = ("config.json", "tokenizer.json")
 ANSWER_S = 20.0
-"""How long the hub may take for its first answer: `huggingface_hub` sets no limit of its own there."""
+"""How long the hub may be silent where `huggingface_hub` sets no limit of its own: for all but a file's contents."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -174,7 +178,8 @@ def _fetched(model: str, revision: str, what: str, *, code: bool) -> HubFiles:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, XetDownloadError
 
     try:
-        HfApi().model_info(model, revision=revision, timeout=ANSWER_S)
+        _limit_silence()
+        HfApi().model_info(model, revision=revision)
         folder = Path(
             snapshot_download(model, revision=revision, allow_patterns=_patterns(code=code), ignore_patterns=_ignored())
         )
@@ -194,6 +199,22 @@ def _fetched(model: str, revision: str, what: str, *, code: bool) -> HubFiles:
             "run again with network, or name another revision."
         )
     return files
+
+
+def _limit_silence() -> None:
+    """Has every request of this process to the hub end after `ANSWER_S` of silence, if it has no limit of its own."""
+    from huggingface_hub import get_session
+
+    session = get_session()
+    hooks = session.event_hooks
+    if _limit not in hooks["request"]:
+        session.event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
+
+
+def _limit(request: Request) -> None:
+    limits = request.extensions.get("timeout", {})
+    own = {step: limit for step, limit in limits.items() if limit is not None}
+    request.extensions["timeout"] = {**dict.fromkeys(("connect", "read", "write", "pool"), ANSWER_S), **own}
 
 
 def _reason(error: BaseException, model: str, revision: str, what: str) -> str:

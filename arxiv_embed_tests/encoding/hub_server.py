@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
 
@@ -30,6 +30,9 @@ class Hub:
     """Of files that are announced with another size than they have."""
     page: bytes | None = None
     """What everything is answered with, as a captive portal does."""
+    silent: str | None = None
+    """What is in the paths of requests that are accepted and not answered, but after two seconds hung up on."""
+    closing: Event = field(default_factory=Event)
     asked: list[str] = field(default_factory=list)
     """Method and path of every request, without the query."""
 
@@ -94,6 +97,10 @@ def serving() -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             hub.asked.append(f"{self.command} {path}")
+            if hub.silent is not None and hub.silent in path:
+                hub.closing.wait(2)
+                self.close_connection = True
+                return
             status, headers, content = hub.answer(path)
             self.send_response(status)
             for key, value in headers.items():
@@ -116,6 +123,7 @@ def serving() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         server.shutdown()
         thread.join()
         server.server_close()

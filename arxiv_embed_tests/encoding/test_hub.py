@@ -201,6 +201,19 @@ def test_a_hub_that_is_away_or_slow_or_no_hub_is_one_sentence(hub: Hub, monkeypa
     assert "(ConnectError): check the network" in said()
 
 
+@pytest.mark.parametrize("silent", ["/revision/", "/tree/"])
+def test_whatever_the_hub_is_asked_for_it_may_not_be_silent_for_ever(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    monkeypatch.setattr("arxiv_embed.encoding.hub.ANSWER_S", 0.1)
+    hub.push(FILES, "main")
+    hub.silent = silent
+    assert "did not answer in time" in said()
+    assert any(silent in path for path in hub.asked)
+    hub.silent = None
+    assert held(hub_files(NAME).folder) == set(FILES)
+
+
 def test_a_file_of_another_size_than_announced_is_not_kept(hub: Hub) -> None:
     hub.push(FILES, "main")
     hub.sizes["model.safetensors"] = 9
