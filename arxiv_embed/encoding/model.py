@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from arxiv_embed.encoding.recipe import (
     DOCUMENT,
     MODEL_FILE_SHOWN,
     RETRIEVAL,
+    ROLES,
     ModelFile,
     Recipe,
     read_json,
@@ -158,6 +159,7 @@ def _read(name: str, folder: Path, revision: str | None, file: ModelFile | None)
     recipe = known.over(recipe_of_files(name, folder))
     if file is not None:
         recipe = file.recipe.over(recipe)
+        _refuse_prompts_of_other_tasks(file, recipe.named_tasks)
         if file.remote_code:
             _refuse_unread_code(file, folder, revision, config)
     _refuse_unsaid(name, folder, recipe)
@@ -196,6 +198,15 @@ def _read(name: str, folder: Path, revision: str | None, file: ModelFile | None)
         licence=recipe.licence or "",
         fallback=None if file is None else file.fallback,
     )
+
+
+def _refuse_prompts_of_other_tasks(file: ModelFile, tasks: Sequence[str]) -> None:
+    for name in file.recipe.prompts or {}:
+        if name not in ROLES and name.partition(".")[0] not in tasks:
+            raise ArxivEmbedError(
+                f"The model file {file.path} has a prompt for '{name}', and the model has no such task: it has "
+                f"{', '.join(tasks)}."
+            )
 
 
 def _refuse_unread_code(file: ModelFile, folder: Path, commit: str | None, config: Mapping[str, Any]) -> None:

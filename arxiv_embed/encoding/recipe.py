@@ -10,6 +10,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ LENGTH_OF_VECTORS_COUNTS = ("dot", "dot_product", "euclidean", "manhattan")
 RETRIEVAL = "retrieval"
 QUERY, DOCUMENT = "query", "document"
 ROLES = (QUERY, DOCUMENT, "passage")
+MISSPELT = 0.78
+"""So alike (`difflib`'s ratio) to a role that it is meant: "qurey" is, and "qa_query", a task's, is not."""
 MODEL_FILE_SHOWN = "docs/models.md"
 
 
@@ -106,6 +109,12 @@ def read_model_file(path: Path) -> ModelFile:
     if "model" not in said:
         raise ArxivEmbedError(f"The model file {path} names no model: add a line model = with a name or folder.")
     _check(path, said)
+    for name in said.get("prompts", {}):
+        if _names_no_role(name):
+            raise ArxivEmbedError(
+                f"The model file {path} has a prompt for an unknown role, '{name}': it may be for {', '.join(ROLES)}, "
+                'a task, or both as in "code.query".'
+            )
     if said.get("remote_code") and "revision" not in said:
         raise ArxivEmbedError(
             f"The model file {path} asks for remote code without a pinned revision: add revision = with the full "
@@ -139,6 +148,14 @@ def _check(path: Path, said: Mapping[str, Any]) -> None:
     for problem, is_so in problems.items():
         if is_so:
             raise ArxivEmbedError(f"In the model file {path} {problem}: mend it.")
+
+
+def _names_no_role(name: str) -> bool:
+    """Whether a prompt's name is a role misspelt, or a task's with a role that there is not; tasks have any name."""
+    task, dot, role = name.partition(".")
+    if dot or not task:
+        return not task or role not in ROLES
+    return task not in ROLES and bool(get_close_matches(task.lower(), ROLES, 1, MISSPELT))
 
 
 def recipe_of_files(name: str, folder: Path) -> Recipe:

@@ -88,6 +88,14 @@ def test_what_is_known_of_it_needs_no_files_of_sentence_transformers(base: Path)
     assert "licensed for research" in files.licence
 
 
+@pytest.mark.parametrize("name", ["retrival", "retrival.query"])
+def test_a_prompt_for_a_task_that_it_has_not_is_refused(base: Path, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "m.toml"
+    file.write_text(f'model = "{base}"\n[prompts]\n"code.query" = "x: "\n"{name}" = "y: "\n')
+    with pytest.raises(ArxivEmbedError, match=f"for '{name}', .* no such task: it has retrieval, text-matching, code"):
+        resolve_model(str(file))
+
+
 def test_the_full_model_s_positions_end_where_it_was_trained_to(base: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "full"))
     config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 128_000}

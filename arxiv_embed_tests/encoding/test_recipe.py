@@ -151,6 +151,20 @@ def test_a_model_file_s_prompts_stand_beside_the_model_s_own_and_make_tasks(fold
     assert [files.prompt("code", role) for role in ("query", "document")] == ["x: ", "d: "]
 
 
+@pytest.mark.parametrize("task", ["clustering", "s2p_query", "qa_query", "search_document", "doc", "summary"])
+def test_tasks_of_a_model_file_have_any_name(folder: Path, task: str) -> None:
+    path = model_file(folder, f'model = "bert"\n[prompts]\n{task} = "x: "\n"{task}.passage" = "y: "\n')
+    assert resolve_model(str(path)).tasks == ("retrieval", task)
+
+
+def test_prompts_of_a_model_s_own_files_have_any_name(folder: Path) -> None:
+    prompts = {"qurey": "q: ", "retrieval.docment": "d: ", "Query": "Q: "}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    assert resolve_model(str(model_file(folder, 'model = "bert"\n[prompts]\nquery = "x: "\n'))).prompts.items() >= (
+        prompts.items()
+    )
+
+
 def test_more_positions_than_the_model_has_are_refused(folder: Path) -> None:
     with pytest.raises(ArxivEmbedError, match="has positions for 64 tokens, not 8192"):
         resolve_model(str(model_file(folder, 'model = "bert"\npositions = 8192\n')))
@@ -194,6 +208,13 @@ def test_remote_code_of_another_repository_is_refused(with_code: Path) -> None:
         ('model = "bert"\ndimensions = [8, -1]', "dimensions are no whole numbers above 0"),
         ('model = "bert"\nnormalize = false', "normalize = false is not supported"),
         ('model = "bert"\n[prompts]\nquery = 3', "a prompt is no text"),
+        *(
+            (
+                f'model = "bert"\n[prompts]\n"{name}" = "x: "',
+                f"'{name}': it may be for query, document, passage, a task",
+            )
+            for name in ("qurey", "Query", "docment", "documents", "passages", "retrieval.docment", "a.b.query", "")
+        ),
     ],
 )
 def test_a_model_file_with_a_mistake_says_which(folder: Path, text: str, says: str) -> None:
