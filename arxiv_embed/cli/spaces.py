@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.cli.wording import count, plural
-from arxiv_embed.encoding.model import BUNDLED_NAMES
+from arxiv_embed.encoding.model import BUNDLED_NAMES, COMMIT
 from arxiv_embed.encoding.recipe import RETRIEVAL
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
@@ -119,6 +119,9 @@ def by_default(held: Sequence[Space], model: str) -> Space:
 
 def _is_of(space: Space, model: str) -> bool:
     """Whether a name, as a run would be given it, is that of the space's model."""
+    name, _, revision = model.partition("@")
+    if space.model == name and not Path(name).is_absolute():  # a name on the hub
+        return not COMMIT.fullmatch(revision) or space.revision == revision
     names = (model, str(Path(model).expanduser().absolute()), *(BUNDLED_NAMES[:1] if model in BUNDLED_NAMES else ()))
     return space.model in names
 

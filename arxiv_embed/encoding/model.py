@@ -116,6 +116,12 @@ def _resolve(name: str, local_only: bool, file: ModelFile | None) -> ModelFiles:
                 f"The model file {file.path} asks for remote code without a pinned revision: write as revision the "
                 "full commit whose code you have read."
             )
+        name, _, said = name.partition("@")
+        if said not in ("", file.revision):
+            raise ArxivEmbedError(
+                f"The model file {file.path} names two revisions, '{said}' in model = and '{file.revision}' in "
+                "revision =: leave one of them out."
+            )
         name = f"{name}@{file.revision}"
     found = hub_files(name, local_only=local_only, code=code)
     return _read_model(name.partition("@")[0], found.folder, found.commit, file)

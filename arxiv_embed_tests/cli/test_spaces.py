@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arxiv_embed.cli.spaces import by_default
+from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.encoding.space import space_of
 from arxiv_embed_tests.cli.commands import arxiv_embed
 
 PAPERS, OF_FIRST = 11, "0704.0002"
@@ -72,6 +76,26 @@ def test_the_space_of_the_usual_model_is_searched_though_another_was_begun_later
     assert f"`search` takes {older['space']}" in arxiv_embed(home, "spaces").stdout
     found = arxiv_embed(home, "search", "sparse graphs and pebbles", "-k", "1", "--json")
     assert [hit["paper_id"] for hit in json.loads(found.stdout)] == [OF_FIRST]
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        ("owner/name", "new"),
+        ("owner/name@v1.0", "new"),
+        ("owner/name@" + "0" * 40, "old"),
+        ("/owner/name@v1.0", "other"),  # a folder
+    ],
+)
+def test_a_space_is_found_by_its_model_s_name_with_a_revision_as_without(model: str, found: str) -> None:
+    usual = space_of(resolve_model("all-MiniLM-L6-v2"), "sentences:128")
+    spaces = {
+        "other": usual,
+        "folder": replace(usual, model="/owner/name"),
+        "new": replace(usual, model="owner/name", revision="1" * 40),
+        "old": replace(usual, model="owner/name", revision="0" * 40),
+    }
+    assert by_default(list(spaces.values()), model) == spaces[found]
 
 
 def test_a_store_that_is_not_there_has_no_spaces_and_nothing_to_drop(tmp_path: Path) -> None:

@@ -97,6 +97,22 @@ def test_a_branch_a_tag_and_a_commit_are_revisions(hub: Hub) -> None:
     assert "was not fetched yet" in said(local_only=True)  # of main nothing was asked
 
 
+def test_a_revision_is_no_part_of_a_model_s_name_wherever_it_is_written(hub: Hub, tmp_path: Path) -> None:
+    save_bert(tmp_path / "bert")
+    commit = hub.push({path: (tmp_path / "bert" / path).read_bytes() for path in held(tmp_path / "bert")}, "main", "v1")
+    named = [resolve_model(name) for name in (NAME, f"{NAME}@v1", f"{NAME}@{commit}")]
+    assert [(files.name, files.revision) for files in named] == [(NAME, commit)] * 3
+    file = tmp_path / "m.toml"
+    in_file = []
+    for model, revision in (("", ""), ("", "v1"), ("@v1", ""), ("@v1", "v1"), (f"@{commit}", "")):
+        file.write_text(f'model = "{NAME}{model}"\n' + (f'revision = "{revision}"\n' if revision else ""))
+        in_file.append(resolve_model(str(file)))
+    assert [(files.name, files.revision) for files in in_file] == [(str(file), commit)] * 5
+    file.write_text(f'model = "{NAME}@v1"\nrevision = "main"\n')
+    with pytest.raises(ArxivEmbedError, match="names two revisions, 'v1' in model = and 'main' in revision ="):
+        resolve_model(str(file))
+
+
 def test_only_safetensors_and_what_describes_them_is_fetched(hub: Hub) -> None:
     wanted = {
         **SHARDED,
