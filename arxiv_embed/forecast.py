@@ -12,7 +12,7 @@ from arxiv_embed.checkpoint.manifest import Manifest
 from arxiv_embed.checkpoint.reader import CheckpointReader
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.embed import texts_of
-from arxiv_embed.encoding.recipe import weight_files
+from arxiv_embed.encoding.weights import loaded_bytes
 from arxiv_embed.estimates import LearnedTokens, TokenEstimator, evenly_spread
 from arxiv_embed.plan import RunPlan, embeddings_key, papers_key
 from arxiv_embed.settings import RunOptions, Settings
@@ -56,13 +56,12 @@ def forecast(plan: RunPlan, options: RunOptions, settings: Settings) -> Forecast
         spent = sum(manifest.details["seconds"] for manifest in worked)
         seconds = tokens * spent / sum(manifest.counts["embedded_tokens"] for manifest in worked)
     peak = max((peak for manifest in alike for peak in manifest.details["memory"].values()), default=0)
-    weights = sum(path.stat().st_size for path in weight_files(plan.files.folder))
     return Forecast(
         papers=plan.papers,
         tokens=tokens,
         tokens_basis=tokens_basis,
         devices=devices,
-        memory=peak or weights,
+        memory=peak or loaded_bytes(plan.files.folder),
         memory_basis="the most that was measured here" if peak else "the weights alone: nothing was measured here yet",
         seconds=seconds,
         seconds_basis="at the speed measured here"

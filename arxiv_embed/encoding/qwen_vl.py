@@ -17,9 +17,9 @@ import torch
 from arxiv_embed.encoding import config as configured
 from arxiv_embed.encoding.jina import BASE_ARCHITECTURE
 from arxiv_embed.encoding.recipe import read_json, weight_files
+from arxiv_embed.encoding.weights import inner_name, is_of_another_part, text_name
 from arxiv_embed.errors import ArxivEmbedError
 
-TEXT_ARCHITECTURES = ("qwen2_5_vl", "qwen2_5_vl_text")
 ADAPTERS = "adapters"
 PLAIN_LORA: Mapping[str, Any] = {
     "peft_type": "LORA",
@@ -33,15 +33,7 @@ PLAIN_LORA: Mapping[str, Any] = {
 }
 """What an adapter's configuration may say here, and nothing else."""
 
-_PREFIX = re.compile(r"(?:base_model\.model\.)?(?:(?:model|language_model)\.)*")
-_TEXT_WEIGHT = re.compile(r"embed_tokens\.weight|norm\.weight|layers\.\d+\..+")
-_NOT_TEXT = re.compile(r"(?:^|\.)(?:visual|lm_head|multi_vector_projector|single_vector_projector)\.")
 _LORA_WEIGHT = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?:(?P<task>[^.]+)\.)?weight")
-
-
-def is_text_of_qwen_vl(config: Mapping[str, Any]) -> bool:
-    """Whether `load_text_model` loads a model of this configuration."""
-    return config.get("model_type") in TEXT_ARCHITECTURES or BASE_ARCHITECTURE in (config.get("architectures") or ())
 
 
 def load_text_model(folder: Path, task: str, device: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -87,10 +79,7 @@ def _text_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
-                if _NOT_TEXT.search(name):
-                    continue
-                inner = name[_end_of_prefix(name) :]
-                if _TEXT_WEIGHT.fullmatch(inner):
+                if inner := text_name(name):
                     yield inner, file.get_tensor(name)
 
 
@@ -114,7 +103,7 @@ def _read_adapter(folder: Path, task: str) -> dict[str, tuple[torch.Tensor, torc
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
-                if _NOT_TEXT.search(name):
+                if is_of_another_part(name):
                     continue
                 match = _LORA_WEIGHT.fullmatch(name)
                 if match is None:
@@ -123,14 +112,9 @@ def _read_adapter(folder: Path, task: str) -> dict[str, tuple[torch.Tensor, torc
                     )
                 tasks.add(match["task"])
                 if match["task"] in (task, None):
-                    module = match["module"][_end_of_prefix(name) :]
+                    module = inner_name(match["module"])
                     halves.setdefault(module, {})[match["side"]] = file.get_tensor(name).float()
     if not halves or any(len(half) < 2 for half in halves.values()):
         known = ", ".join(sorted(str(one) for one in tasks)) or "none"
         raise ArxivEmbedError(f"The adapter in {folder} is not whole for the task '{task}' (it has {known}).")
     return {module: (scale * half["B"], half["A"]) for module, half in halves.items()}
-
-
-def _end_of_prefix(name: str) -> int:
-    match = _PREFIX.match(name)
-    return match.end() if match else 0

@@ -17,9 +17,10 @@ from arxiv_embed.encoding import attention
 from arxiv_embed.encoding import config as configured
 from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.encoding.model import ModelFiles
-from arxiv_embed.encoding.qwen_vl import is_text_of_qwen_vl, load_text_model
+from arxiv_embed.encoding.qwen_vl import load_text_model
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.encoding.tokens import FloatArray
+from arxiv_embed.encoding.weights import is_text_of_qwen_vl
 from arxiv_embed.encoding.windows import cut_into_windows
 from arxiv_embed.errors import ArxivEmbedError
 

@@ -11,12 +11,14 @@ from typer.testing import CliRunner
 import arxiv_embed.equipment
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli.app import app
+from arxiv_embed.encoding.weights import loaded_bytes
 from arxiv_embed.gpu import devices
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts, describe, inventory
 from arxiv_embed.history import FailedShard, refresh_history
 from arxiv_embed.metadata.shards import list_folder
 from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed_tests.encoding.tiny_jina import TinyJina
 from arxiv_embed_tests.fake_pool import FakePool, run_shards
 from arxiv_embed_tests.gpu.fake_nvml import FakeGpu, FakeNvml
 
@@ -61,6 +63,16 @@ def test_a_plan_in_json_has_the_facts(small_folder: Path, tmp_path: Path, tiny_m
     told = json.loads(plan(small_folder, tmp_path / "home", tiny_model, "--devices", "cuda:1", "--json"))
     assert [DeviceFacts(**facts) for facts in told["devices"]] == inventory(parse_devices("cuda:1"))
     assert told["devices"][0]["power_limit"] == 350
+
+
+def test_a_plan_s_memory_is_that_of_the_weights_that_are_loaded_where_nothing_was_measured(
+    small_folder: Path, tmp_path: Path
+) -> None:
+    jina = tmp_path / "jina-embeddings-v4"
+    TinyJina().save_base(jina)
+    told = json.loads(plan(small_folder, tmp_path / "home", jina, "--devices", "cpu:1", "--json"))
+    assert told["memory_bytes_per_device"] == loaded_bytes(jina)
+    assert told["memory_bytes_per_device"] < sum(path.stat().st_size for path in jina.glob("*.safetensors"))
 
 
 def test_a_plan_tells_tokens_by_the_texts_once_a_run_has_read_them_and_learned(

@@ -18,6 +18,7 @@ from arxiv_embed.encoding.qwen_vl import load_text_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.encoding.tokens import PaperTokenizer
 from arxiv_embed.encoding.transformer import TransformersEncoder
+from arxiv_embed.encoding.weights import loaded_bytes
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed_tests.encoding.architectures import TEXTS
 from arxiv_embed_tests.encoding.tiny_jina import CUTS, TASKS, WIDTH, TinyJina, drop_weights
@@ -112,6 +113,26 @@ def test_vision_head_and_projector_are_never_read(base: Path, jina: TinyJina, tm
     model = load_text_model(folder, "code", "cpu", torch.float32)
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"embed_tokens", "layers", "norm"}
     assert least_cosine(paper_vectors(folder, "code"), jina.vectors(TEXTS, "code", "Passage: ")) >= LEAST_COSINE
+
+
+def test_the_weights_that_count_for_its_memory_are_those_that_are_loaded(
+    base: Path, jina: TinyJina, tmp_path: Path
+) -> None:
+    merged = [tmp_path / "merged" / f"jina-embeddings-v4-vllm-{task}" for task in TASKS[:2]]
+    for folder, task, old_names in zip(merged, TASKS, (True, False), strict=False):
+        jina.save_merged(folder, task, old_names=old_names)
+    for folder in (base, *merged):
+        loaded = load_text_model(folder, resolve_model(str(folder)).tasks[0], "cpu", torch.float32)
+        assert loaded_bytes(folder) == sum(one.nbytes for one in loaded.parameters())
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 99, b"\x04" + bytes(7) + b"[{}]"])
+def test_weights_whose_size_cannot_be_read_are_named(base: Path, tmp_path: Path, content: bytes) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "broken"))
+    broken = folder / "model-00002-of-00002.safetensors"
+    broken.write_bytes(content)
+    with pytest.raises(ArxivEmbedError, match=f"The weights in {broken} cannot be read: fetch"):
+        loaded_bytes(folder)
 
 
 def test_bfloat16_is_near(base: Path) -> None:
