@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
@@ -107,6 +108,11 @@ class Crew:
             answer = receive(lane.worker.connection)
         except (EOFError, OSError):
             self.faults.lost(lane, "lost")
+            if lane.exit_code == -signal.SIGKILL:
+                return (
+                    f"The worker of {lane.name} was killed while it loaded model '{self.files.name}', probably as the "
+                    f"machine's memory ran out: {self._remedy()}."
+                )
             return f"The worker of {lane.name} ended with exit code {lane.exit_code} while it loaded the model."
         if isinstance(answer, NotReady):
             why = self._why_not(lane, answer)
@@ -147,12 +153,13 @@ class Crew:
         reason = answer.error.rstrip(".")
         if not answer.out_of_memory:
             return f"The worker of {lane.name} could not start ({reason}): check --model, --devices and --dtype."
+        return f"{lane.name} has too little memory for model '{self.files.name}' ({reason}): {self._remedy()}."
+
+    def _remedy(self) -> str:
         smaller = self.files.fallback
         if smaller is None:
-            remedy = "choose a smaller model"
-        else:
-            remedy = f"its fallback makes another space beside this one, with --model {smaller}"
-        return f"{lane.name} has too little memory for model '{self.files.name}' ({reason}): {remedy}."
+            return "choose a smaller model"
+        return f"its fallback makes another space beside this one, with --model {smaller}"
 
 
 def refuse_another_model(files: ModelFiles, space: Space) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -231,10 +232,27 @@ def test_a_worker_that_dies_while_it_loads_has_not_started(bert: ModelFiles, spa
 
     killer = threading.Thread(target=kill_the_first)
     killer.start()
-    with pytest.raises(WorkerNotStarted, match="ended with exit code -9 while it loaded the model"):
+    with pytest.raises(WorkerNotStarted, match="was killed while it loaded model"):
         Pool(bert, space, parse_devices("cpu:1")).__enter__()
     killer.join()
     assert workers() == before
+
+
+@pytest.mark.parametrize(
+    ("end", "fallback", "says"),
+    [
+        ("kill -KILL $$", None, "probably as the machine's memory ran out: choose a smaller model."),
+        ("kill -KILL $$", "tiny", "another space beside this one, with --model tiny."),
+        ("exit 3", "tiny", "ended with exit code 3 while it loaded the model."),
+    ],
+)
+def test_a_worker_that_is_killed_while_it_loads_was_probably_short_of_memory(
+    bert: ModelFiles, space: Space, end: str, fallback: str | None, says: str
+) -> None:
+    pool = Pool(replace(bert, fallback=fallback), space, parse_devices("cpu:1"), command=["sh", "-c", end])
+    with pytest.raises(WorkerNotStarted) as refused:
+        pool.__enter__()
+    assert str(refused.value).endswith(says)
 
 
 def test_vectors_that_are_no_numbers_are_never_handed_on(tmp_path: Path) -> None:
