@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 """Of Linux, <sys/prctl.h>."""
 
-BEST_TOKENS = {"cpu": 1536, "cuda": 0}
-"""Tokens of a batch by kind of device, enough to fill its matrix unit: on a CPU few enough to stay in its cache, on a
-GPU as many as its memory allows."""
+CPU_TOKENS = {"float32": 1536, "bfloat16": 3072}
+"""Tokens of a batch on a CPU: enough to fill its matrix unit, few enough to stay in its cache. On a GPU they are as many
+as its memory allows."""
 
 
 FIRST_BATCH = TokenBatch(np.zeros(8, np.int32), np.full(1, 8, np.int32), np.array([[0, 8]], np.int32))
@@ -186,7 +186,7 @@ def load_model(setup: Setup, encoder_of: Callable[[Setup, str], Encoder] | None 
     dtype = choose_dtype(setup.dtype, setup.device)
     encoder = encoder_of(setup, dtype) if encoder_of else load_encoder(setup.files, setup.space, setup.device, dtype)
     encoder.encode(FIRST_BATCH)
-    return Loaded(encoder, dtype, meter, BEST_TOKENS["cpu" if setup.device == "cpu" else "cuda"])
+    return Loaded(encoder, dtype, meter, CPU_TOKENS[dtype] if setup.device == "cpu" else 0)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
