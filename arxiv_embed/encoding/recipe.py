@@ -28,7 +28,8 @@ MODULES = ("Transformer", "Pooling", "Normalize")
 LENGTH_OF_VECTORS_COUNTS = ("dot", "dot_product", "euclidean", "manhattan")
 RETRIEVAL = "retrieval"
 QUERY, DOCUMENT = "query", "document"
-ROLES = (QUERY, DOCUMENT, "passage")
+ROLES = (QUERY, DOCUMENT, "passage", "corpus")
+"""Of a text; the last two are other names of a document."""
 MISSPELT = 0.78
 """So alike (`difflib`'s ratio) to a role that it is meant: "qurey" is, and "qa_query", a task's, is not."""
 MODEL_FILE_SHOWN = "docs/models.md"
@@ -123,7 +124,7 @@ def read_model_file(path: Path) -> ModelFile:
     recipe = Recipe(
         pooling=said.get("pooling"),
         normalize=said.get("normalize"),
-        prompts=said.get("prompts"),
+        prompts=by_role(said["prompts"]) if "prompts" in said else None,
         dimensions=tuple(sorted(said["dimensions"])) if "dimensions" in said else None,
         max_tokens=said.get("max_tokens"),
         positions=said.get("positions"),
@@ -150,6 +151,22 @@ def _check(path: Path, said: Mapping[str, Any]) -> None:
             raise ArxivEmbedError(f"In the model file {path} {problem}: mend it.")
 
 
+def by_role(prompts: Mapping[str, str]) -> dict[str, str]:
+    """With one name for the role of a document; a prompt that has that name already stands."""
+    named: dict[str, str] = {}
+    for name, text in sorted(prompts.items(), key=lambda item: ROLES.index(role_of(item[0]) or QUERY)):
+        role = role_of(name)
+        task = name.removesuffix(role)
+        named.setdefault(task + (DOCUMENT if role in ROLES[1:] else role), text)
+    return named
+
+
+def role_of(name: str) -> str:
+    """The role in a prompt's name, "role" or "task.role"; "" where it is a task's for both."""
+    last = name.rpartition(".")[2]
+    return last if last in ROLES else ""
+
+
 def _names_no_role(name: str) -> bool:
     """Whether a prompt's name is a role misspelt, or a task's with a role that there is not; tasks have any name."""
     task, dot, role = name.partition(".")
@@ -171,8 +188,9 @@ def recipe_of_files(name: str, folder: Path) -> Recipe:
         raise ArxivEmbedError(
             f"Model '{name}' wants its texts in small letters (do_lower_case), which is not supported."
         )
-    prompts = {key: text or "" for key, text in (said.get("prompts") or {}).items()}
-    if default := prompts.get(said.get("default_prompt_name") or ""):
+    named = {key: text or "" for key, text in (said.get("prompts") or {}).items()}
+    prompts = by_role(named)
+    if default := named.get(said.get("default_prompt_name") or ""):
         prompts = {QUERY: default, DOCUMENT: default, **prompts}
     normalize: bool | None = True
     if "Normalize" not in kinds and said.get("similarity_fn_name") in LENGTH_OF_VECTORS_COUNTS:

@@ -235,3 +235,36 @@ def test_the_default_prompt_is_for_queries_and_documents(copy: Path) -> None:
     (copy / "config_sentence_transformers.json").write_text(json.dumps(said))
     files = resolve_model(str(copy))
     assert [files.prompt("retrieval", role) for role in ("query", "document")] == ["q: ", "s: "]
+
+
+@pytest.mark.parametrize(
+    ("said", "query", "document"),
+    [
+        ({"prompts": {"query": "q: ", "passage": "p: "}, "default_prompt_name": "query"}, "q: ", "p: "),
+        ({"prompts": {"query": "q: "}, "default_prompt_name": "query"}, "q: ", "q: "),
+        ({"prompts": {"query": "q: ", "corpus": "c: "}}, "q: ", "c: "),
+        ({"prompts": {"corpus": "c: ", "passage": "p: ", "document": ""}}, "", ""),
+        ({"prompts": {"retrieval.passage": "r: ", "document": "d: "}}, "", "r: "),
+    ],
+)
+def test_a_role_has_its_prompt_by_whatever_name(copy: Path, said: dict[str, object], query: str, document: str) -> None:
+    (copy / "config_sentence_transformers.json").write_text(json.dumps(said))
+    files = resolve_model(str(copy))
+    assert [files.prompt("retrieval", role) for role in ("query", "document")] == [query, document]
+
+
+def test_an_empty_prompt_of_a_model_file_takes_the_model_s_away(copy: Path, tmp_path: Path) -> None:
+    prompts = {"prompts": {"query": "query: ", "passage": "passage: "}}
+    (copy / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    file = tmp_path / "bare.toml"
+    file.write_text(f'model = "{copy}"\n[prompts]\ndocument = ""\n')
+    files = resolve_model(str(file))
+    assert [files.prompt("retrieval", role) for role in ("query", "document")] == ["query: ", ""]
+
+
+@pytest.mark.parametrize("key", ["matryoshka_dimensions", "matryoshka_dims"])
+def test_vectors_may_be_cut_to_what_the_configuration_says(copy: Path, key: str) -> None:
+    path = copy / "config.json"
+    config = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**config, key: [16, config["hidden_size"], 8]}))
+    assert resolve_model(str(copy)).shorter == (8, 16)

@@ -211,7 +211,7 @@ def test_remote_code_of_another_repository_is_refused(with_code: Path) -> None:
         *(
             (
                 f'model = "bert"\n[prompts]\n"{name}" = "x: "',
-                f"'{name}': it may be for query, document, passage, a task",
+                f"'{name}': it may be for query, document, passage, corpus, a task",
             )
             for name in ("qurey", "Query", "docment", "documents", "passages", "retrieval.docment", "a.b.query", "")
         ),
