@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 from typing import Annotated
 
@@ -77,10 +76,8 @@ def encoder_of(space: Space) -> QueryEncoder:
     from arxiv_embed.encoding.encoder import TextEncoder
     from arxiv_embed.encoding.model import COMMIT, resolve_model
 
-    files = resolve_model(space.model)
-    if files.revision != space.revision and COMMIT.fullmatch(space.revision) and not space.model.endswith(".toml"):
-        older = f"{space.model.partition('@')[0]}@{space.revision}"
-        files = replace(resolve_model(older), name=space.model)
+    on_the_hub = COMMIT.fullmatch(space.revision) and not space.model.endswith(".toml")
+    files = resolve_model(f"{space.model}@{space.revision}" if on_the_hub else space.model)
     if files.revision != space.revision:
         raise ArxivEmbedError(
             f"The store was made with revision {space.revision[:12]} of model '{space.model}', and {files.folder} "

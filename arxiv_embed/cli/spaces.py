@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.cli.wording import count, plural
+from arxiv_embed.encoding.hub import cached_commit
 from arxiv_embed.encoding.model import BUNDLED_NAMES, COMMIT
 from arxiv_embed.encoding.recipe import RETRIEVAL
 from arxiv_embed.encoding.space import Space
@@ -111,9 +112,10 @@ def space_named(store: VectorStore, name: str | None, model: str = DEFAULT_MODEL
 
 
 def by_default(held: Sequence[Space], model: str) -> Space:
-    """Of that model, or where there is none of any, the last begun with the usual chunker, or with any: so what is
-    tried beside does not change what is searched."""
-    among = [space for space in held if _is_of(space, model)] or held
+    """Of that model, where there is none of another of its revisions, else of any: the last begun with the usual
+    chunker, or with any, so that what is tried beside does not change what is searched."""
+    names = (model,) if Path(model).is_absolute() else (model, model.partition("@")[0])
+    among = next((its for name in names if (its := [space for space in held if _is_of(space, name)])), held)
     return next((space for space in among if space.chunker == RunOptions.chunker), among[0])
 
 
@@ -121,7 +123,7 @@ def _is_of(space: Space, model: str) -> bool:
     """Whether a name, as a run would be given it, is that of the space's model."""
     name, _, revision = model.partition("@")
     if space.model == name and not Path(name).is_absolute():  # a name on the hub
-        return not COMMIT.fullmatch(revision) or space.revision == revision
+        return not revision or space.revision == (revision if COMMIT.fullmatch(revision) else cached_commit(model))
     names = (model, str(Path(model).expanduser().absolute()), *(BUNDLED_NAMES[:1] if model in BUNDLED_NAMES else ()))
     return space.model in names
 

@@ -63,6 +63,12 @@ def hub_files(name: str, *, local_only: bool = False, code: bool = False) -> Hub
     return _fetched(model, cached.commit if cached else revision, f"Model '{name}'{gap}", code=code)
 
 
+def cached_commit(name: str) -> str:
+    """The commit that `owner/model@revision` had when it was last fetched; "" where it was not."""
+    cached = _cached(*_parsed(name))
+    return cached.commit if cached else ""
+
+
 def _parsed(name: str) -> tuple[str, str]:
     if "://" in name:  # not repeated, as it may hold a password
         raise ArxivEmbedError("A model is not named by a URL: write it as owner/model.")

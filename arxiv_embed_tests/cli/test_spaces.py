@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from arxiv_embed.cli.spaces import by_default
+from arxiv_embed.cli.spaces import by_default, space_named
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
+from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.stores.protocol import VectorStore
 from arxiv_embed_tests.cli.commands import arxiv_embed
 
 PAPERS, OF_FIRST = 11, "0704.0002"
@@ -96,6 +99,15 @@ def test_a_space_is_found_by_its_model_s_name_with_a_revision_as_without(model: 
         "old": replace(usual, model="owner/name", revision="0" * 40),
     }
     assert by_default(list(spaces.values()), model) == spaces[found]
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "1" * 39, "2" * 40])
+def test_no_space_of_another_revision_is_meant_where_one_is_named(revision: str) -> None:
+    space = replace(space_of(resolve_model("all-MiniLM-L6-v2"), "whole"), model="owner/name", revision="1" * 40)
+    store = cast(VectorStore, SimpleNamespace(url="a store", spaces=lambda: [space]))
+    assert space_named(store, "owner/name@" + "1" * 40, whole=True) == space
+    with pytest.raises(ArxivEmbedError, match="names no space"):
+        space_named(store, f"owner/name@{revision}", whole=True)
 
 
 def test_a_store_that_is_not_there_has_no_spaces_and_nothing_to_drop(tmp_path: Path) -> None:

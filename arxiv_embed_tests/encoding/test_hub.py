@@ -18,7 +18,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from arxiv_embed.encoding.hub import hub_files
+from arxiv_embed.encoding.hub import cached_commit, hub_files
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed_tests.encoding.hub_server import Hub, serving
@@ -66,6 +66,14 @@ def said(name: str = NAME, *, local_only: bool = False) -> str:
 
 def held(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_was_fetched_by_a_tag_is_known_by_it(hub: Hub) -> None:
+    commit = hub.push(FILES, "v1")
+    assert cached_commit(f"{NAME}@v1") == ""
+    hub_files(f"{NAME}@v1")
+    assert cached_commit(f"{NAME}@v1") == commit
+    assert cached_commit(f"{NAME}@v2") == ""
 
 
 def test_all_files_are_of_one_commit_though_the_hub_moves_on_meanwhile(hub: Hub) -> None:
