@@ -107,6 +107,12 @@ class Crew:
         try:
             answer = receive(lane.worker.connection)
         except (EOFError, OSError):
+            answer = None
+        if lane.changes_model and (answer is None or isinstance(answer, NotReady)):
+            lane.stop()  # it was the model before that could not be loaded
+            self.restart(lane)
+            return ""
+        if answer is None:
             self.faults.lost(lane, "lost")
             if lane.exit_code == -signal.SIGKILL:
                 return (
@@ -140,7 +146,8 @@ class Crew:
         why = ""
         while loading := [lane for lane in self.lanes if lane.state is State.LOADING]:
             connections = {lane.worker.connection: lane for lane in loading if lane.worker}
-            for connection in wait(list(connections), timeout=self._patience.load):
+            soonest = max(0.0, min(lane.until for lane in loading) - time.monotonic())
+            for connection in wait(list(connections), timeout=soonest):
                 lane = connections[connection]  # type: ignore[index]
                 why = self.receive_ready(lane) or why
             for lane in loading:

@@ -137,6 +137,11 @@ class Lane:
         self.ready = ready
         self.state = State.READY
 
+    @property
+    def changes_model(self) -> bool:
+        """Whether the worker still owes an answer about a model before the one that it was told last."""
+        return self._unanswered > 1
+
     def stop(self, within: float = STOP_SECONDS) -> None:
         """Ends the worker, which has so many seconds for it, and forgets what it was sent."""
         self.sent.clear()

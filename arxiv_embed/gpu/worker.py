@@ -45,8 +45,8 @@ PR_SET_PDEATHSIG = 1
 """Of Linux, <sys/prctl.h>."""
 
 CPU_TOKENS = {"float32": 1536, "bfloat16": 3072}
-"""Tokens of a batch on a CPU: enough to fill its matrix unit, few enough to stay in its cache. On a GPU they are as many
-as its memory allows."""
+"""Tokens of a batch on a CPU: enough to fill its matrix unit, few enough to stay in its cache. A GPU takes as many as
+its memory allows."""
 
 
 FIRST_BATCH = TokenBatch(np.zeros(8, np.int32), np.full(1, 8, np.int32), np.array([[0, 8]], np.int32))

@@ -114,6 +114,17 @@ def test_a_model_may_change_while_a_worker_loads_the_one_before(
     assert_embeds_as(pool, large)
 
 
+def test_a_model_that_cannot_be_loaded_is_not_taken_for_the_one_after(
+    pool: Pool, large: ModelFiles, small: ModelFiles, tmp_path: Path
+) -> None:
+    without_weights = replace(small, folder=tmp_path)
+    for lane in pool._lanes:
+        setup = replace(pool._crew.setup(lane), files=without_weights)
+        lane.change_model(setup, pool._crew.laws.of, time.monotonic())
+    pool.change_model(*spaced(large))
+    assert_embeds_as(pool, large)
+
+
 def test_a_worker_that_ended_is_started_with_the_new_model(pool: Pool, small: ModelFiles) -> None:
     lane = pool._lanes[0]
     lane.stop()
