@@ -29,7 +29,7 @@ class Equipment:
         self._options = options
         self._settings = settings
         self._journal = journal
-        self.tokens = LearnedTokens(settings.history, plan.files)
+        self.tokens = LearnedTokens(settings.history, plan.files, plan.space.prompt)
         self._open = ExitStack()
         self._leases: DeviceLeases | None = None
         self._pool: Pool | None = None

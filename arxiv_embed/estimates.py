@@ -211,12 +211,14 @@ class TokenEstimator:
 
 
 class LearnedTokens:
-    """What one model's tokenizer was seen to do, a file in the folder `history`; where it is missing or broken, it is
-    learned anew."""
+    """What one model's tokenizer was seen to do behind one prompt, a file in the folder `history`; where it is missing
+    or broken, it is learned anew."""
 
-    def __init__(self, history: Path, files: ModelFiles) -> None:
+    def __init__(self, history: Path, files: ModelFiles, prompt: str = "") -> None:
         name = re.sub("[^A-Za-z0-9._-]+", "-", files.name.rstrip("/").rpartition("/")[2])[:60]
-        digest = hashlib.sha256(json.dumps([files.name, files.revision]).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(
+            json.dumps([files.name, files.revision, *([prompt] if prompt else [])]).encode()
+        ).hexdigest()[:16]
         self.path = history / "tokens" / f"{name}-{digest}.json"
         self._vocabulary = Vocabulary(files.folder / "tokenizer.json")
 

@@ -76,7 +76,7 @@ def _expected_tokens(
     plan: RunPlan, options: RunOptions, settings: Settings, known: Sequence[Manifest]
 ) -> tuple[int, str]:
     """The tokens to embed, and what that rests on."""
-    learned = LearnedTokens(settings.history, plan.files)
+    learned = LearnedTokens(settings.history, plan.files, plan.space.prompt)
     most = plan.space.max_tokens
     embeds = [shard for shard in plan.shards if shard.embed]
     read = [shard.shard.key for shard in embeds if not shard.read]

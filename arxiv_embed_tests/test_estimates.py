@@ -191,7 +191,8 @@ def test_each_model_and_revision_has_a_file_of_its_own(
     fields = vars(bundled)
     others = [{**fields, "revision": "2"}, {**fields, "name": "owner/all-MiniLM-L6-v2"}, {**fields, "name": "../x/"}]
     paths = {LearnedTokens(tmp_path / "history", ModelFiles(**other)).path for other in others}
-    assert len(paths | {learned.path}) == 4
+    behind_a_prompt = LearnedTokens(learned.path.parents[1], bundled, "Instruct: ").path
+    assert len(paths | {learned.path, behind_a_prompt}) == 5
     assert {path.parent for path in paths} == {learned.path.parent}
 
 

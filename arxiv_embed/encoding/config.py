@@ -14,7 +14,20 @@ USUAL_POSITIONS = 512
 CHANGING_ROTARY = ("dynamic", "longrope", "su")
 """Kinds of rotary positions that a longer text changes for those beside it too."""
 
-OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
+OFFSET_POSITIONS = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+    }
+)
 """Architectures whose positions are counted from behind the padding token's id."""
 
 CAUSAL = frozenset(

@@ -72,6 +72,11 @@ def _cpu_has(*instructions: str) -> bool:
     return any(capabilities.get(name) for name in instructions)
 
 
+def _has_onednn() -> bool:
+    """Whether this build of torch has the library of products that `PackedBert` is written for."""
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
 def load_encoder(files: ModelFiles, space: Space, device: str, dtype: str) -> Encoder:
     """Loads the model's weights onto `device` ("cpu", "cuda:0") for a space; `dtype` is one of DTYPES.
 
@@ -79,7 +84,7 @@ def load_encoder(files: ModelFiles, space: Space, device: str, dtype: str) -> En
     """
     from arxiv_embed.encoding.bert import PackedBert  # loads numba, which takes a second and which a GPU does without
 
-    packs = dtype == "float32" or _cpu_has("avx512_bf16", "amx_bf16")
+    packs = _has_onednn() and (dtype == "float32" or _cpu_has("avx512_bf16", "amx_bf16"))
     if device == "cpu" and packs and PackedBert.fits(files):
         return PackedBert(files, space, DTYPES[dtype])
     return TransformersEncoder(files, space, device, DTYPES[dtype])

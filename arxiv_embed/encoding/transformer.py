@@ -65,7 +65,7 @@ class TransformersEncoder:
     def _memory_law(self, space: Space) -> tuple[float, float, float]:
         computed, pooled = configured.activation_bytes(self._config, self._dtype.itemsize)
         if self._causal and space.max_tokens > CACHED_WINDOW:
-            computed = max(computed, configured.cache_bytes(self._config, self._dtype.itemsize))
+            computed += configured.cache_bytes(self._config, self._dtype.itemsize)
         if self.packed:
             return computed + pooled, 0.0, 0.0
         return pooled, computed, self._bytes_of_attention()

@@ -77,3 +77,19 @@ def test_no_mask_grows_with_the_square_of_a_long_text(
     with attention.packed([3000], torch.device("cpu")) as packing:
         attention.varlen_reference(queries, keys, keys, packing, None, True, side)
     assert 0 < max(masks) <= attention.QUERY_BLOCK * keys_seen
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("lengths", "keys", "causal", "side"),
+    [([3, 40, 17], 60, False, -1), ([3, 40, 17], 60, True, 8), ([20], 60, True, -1), ([20], 60, True, 8)],
+)
+def test_the_kernel_gives_what_the_reference_gives(lengths: list[int], keys: int, causal: bool, side: int) -> None:
+    q, k, v = (
+        torch.randn(count, heads, 64, device="cuda", dtype=torch.bfloat16)
+        for count, heads in ((sum(lengths), 4), (keys, 2), (keys, 2))
+    )
+    with attention.packed(lengths, torch.device("cuda")) as packing:
+        ours = attention._varlen(q, k, v, packing, None, causal, side)
+        expected = attention.varlen_reference(q, k, v, packing, None, causal, side)
+    assert torch.allclose(ours.float(), expected.float(), atol=0.02)

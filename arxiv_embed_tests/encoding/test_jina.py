@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from arxiv_embed.encoding import transformer
 from arxiv_embed.encoding.batch import pack
 from arxiv_embed.encoding.encoder import TextEncoder
 from arxiv_embed.encoding.model import resolve_model
@@ -210,3 +211,11 @@ def test_an_adapter_with_more_than_its_two_matrices_is_refused(base: Path, tmp_p
     save_file({**load_file(adapter), name: torch.ones(WIDTH)}, adapter, metadata={"format": "pt"})
     with pytest.raises(ArxivEmbedError, match="lora_magnitude_vector"):
         paper_vectors(folder, "code")
+
+
+def test_a_long_paper_in_windows_over_the_cache_has_the_same_vectors(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = paper_vectors(base, "retrieval")
+    monkeypatch.setattr(transformer, "CACHED_WINDOW", 16)
+    assert np.abs(paper_vectors(base, "retrieval") - at_once).max() < 1e-4
