@@ -11,12 +11,10 @@ import typer
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.checkout import in_checkout
 from arxiv_embed.cli.run import embed_folder, shown
-from arxiv_embed.cli.search import encoder_of, show
-from arxiv_embed.cli.spaces import space_named
+from arxiv_embed.cli.search import show
 from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.searcher import Searcher
 from arxiv_embed.settings import settings_from_environment
-from arxiv_embed.stores.protocol import open_store
-from arxiv_embed.stores.search import search
 
 SAMPLE = "examples/metadata"
 QUERIES = ("dark matter in galaxy clusters", "teaching machines to sort texts by topic")
@@ -37,12 +35,10 @@ def demo() -> None:
     code = embed_folder(options, settings, console)
     if code:
         raise typer.Exit(code)
-    with open_store(options.store) as store:
-        space = space_named(store, None, settings.model)
-        encoder = encoder_of(space)
+    with Searcher(settings, options.store) as searcher:
         for query in QUERIES:
             console.print(f'\narxiv-embed search "{query}" -k {HITS}\n', style="bold")
-            show(search(store, space.fingerprint, encoder, query, HITS), console)
+            show(searcher.search(query, HITS), console)
     say(console, _what_next(shown(home)))
 
 

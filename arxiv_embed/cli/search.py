@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import date
 from typing import Annotated
 
 import typer
@@ -13,17 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from arxiv_embed.cli import options as ask
-from arxiv_embed.cli.spaces import space_named
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.cli.wording import plural
-from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed.metadata.ids import canonical_id
-from arxiv_embed.metadata.paper import NotAPaper
+from arxiv_embed.searcher import Searcher
 from arxiv_embed.settings import settings_from_environment
-from arxiv_embed.stores import search as searching
-from arxiv_embed.stores.protocol import Filters, open_store
-from arxiv_embed.stores.search import Hit, QueryEncoder
+from arxiv_embed.stores.protocol import Filters
+from arxiv_embed.stores.search import Hit
 
 CONTEXT = 160
 """Characters shown on either side of the matching chunk."""
@@ -38,6 +33,10 @@ def search(
     like: Annotated[str | None, typer.Option(help="Find the neighbours of this paper instead.")] = None,
     category: Annotated[str | None, typer.Option(help="A category (cs.LG) or a whole archive (cs).")] = None,
     since: Annotated[str | None, typer.Option(help="Published on this day or later, YYYY-MM-DD.")] = None,
+    until: Annotated[str | None, typer.Option(help="Published on this day or earlier.")] = None,
+    withdrawn: Annotated[
+        bool | None, typer.Option(help="Withdrawn papers alone, or the others alone.", show_default=False)
+    ] = None,
     space: Annotated[
         str | None,
         typer.Option(
@@ -57,33 +56,17 @@ def search(
     """
     if (query is None) == (like is None):
         raise ArxivEmbedError("Give a query or --like with a paper's id, one of the two.")
-    filters = Filters(category=category, since=_day(since) if since else None)
+    filters = Filters(category, since, until, withdrawn)
     settings = settings_from_environment()
-    with open_store(ask.store_url(db_name, settings)) as store:
-        named = space_named(store, space, settings.model)
+    with Searcher(settings, ask.store_url(db_name, settings), space) as searcher:
         if like is not None:
-            hits = searching.neighbours(store, named.fingerprint, _paper_id(like), k, filters)
+            hits = searcher.neighbours(like, k, filters)
         else:
-            hits = searching.search(store, named.fingerprint, encoder_of(named), query or "", k, filters)
+            hits = searcher.search(query or "", k, filters)
     if as_json:
         typer.echo(json.dumps([hit.to_json() for hit in hits], indent=1, ensure_ascii=False))
     else:
         show(hits, open_console())
-
-
-def encoder_of(space: Space) -> QueryEncoder:
-    """The model that a space was made with, loaded here; raises `ArxivEmbedError` where it is another one now."""
-    from arxiv_embed.encoding.encoder import TextEncoder
-    from arxiv_embed.encoding.model import COMMIT, resolve_model
-
-    on_the_hub = COMMIT.fullmatch(space.revision) and not space.model.endswith(".toml")
-    files = resolve_model(f"{space.model}@{space.revision}" if on_the_hub else space.model)
-    if files.revision != space.revision:
-        raise ArxivEmbedError(
-            f"The store was made with revision {space.revision[:12]} of model '{space.model}', and {files.folder} "
-            f"holds {files.revision[:12]}: bring the old one back, or run again into another --db-name."
-        )
-    return TextEncoder(files, space)
 
 
 def show(hits: Sequence[Hit], console: Console) -> None:
@@ -120,17 +103,3 @@ def _explained(hit: Hit) -> str:
     named = [f"{name} #{rank}" for name, rank in ranks if rank is not None]
     similarity = [f"cosine {hit.similarity:.3f}"] if hit.similarity is not None else []
     return ", ".join(named + similarity)
-
-
-def _day(text: str) -> str:
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise ArxivEmbedError(f"--since '{text}' is no day: write it as 2024-01-31.") from None
-
-
-def _paper_id(text: str) -> str:
-    try:
-        return canonical_id(text)[0]
-    except NotAPaper:
-        raise ArxivEmbedError(f"--like '{text}' is no arXiv id: write it as 2401.01234 or hep-th/9901001.") from None

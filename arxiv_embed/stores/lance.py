@@ -22,7 +22,16 @@ from arxiv_embed.checkpoint.atomic import NoSpace, disk_faults_as_sentences
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.stores.precedence import given_up, rivals
-from arxiv_embed.stores.protocol import PAPER_CHUNK, Filters, Match, StoreAway, StoredPaper, StoreError, WriteReport
+from arxiv_embed.stores.protocol import (
+    PAPER_CHUNK,
+    VECTORS,
+    Filters,
+    Match,
+    StoreAway,
+    StoredPaper,
+    StoreError,
+    WriteReport,
+)
 from arxiv_embed.stores.rows import row_schema
 
 TEXT_COLUMNS = ("title", "abstract")
@@ -32,6 +41,8 @@ LONGEST_QUERY = 2_000
 LONGEST_REASON = 200
 
 WRITER_WAIT_SECONDS = 600.0
+
+SCAN_ROWS = 4_096
 
 COMPACT_EVERY = 50
 """Writes; each leaves a fragment in its table, and the next one looks at all of them."""
@@ -165,10 +176,17 @@ class LanceStore:
             self._compact(table)
 
     def nearest(
-        self, space: str, vector: npt.NDArray[np.float32], limit: int, filters: Filters, *, chunks: bool
+        self,
+        space: str,
+        vector: npt.NDArray[np.float32],
+        limit: int,
+        filters: Filters,
+        *,
+        chunks: bool,
+        exact: bool = False,
     ) -> list[Match]:
         kind = col("chunk_index") != lit(PAPER_CHUNK) if chunks else col("chunk_index") == lit(PAPER_CHUNK)
-        return self._nearest(space, vector, limit, _where(kind, filters))
+        return self._nearest(space, vector, limit, _where(kind, filters), exact=exact)
 
     def matching(self, space: str, text: str, limit: int, filters: Filters) -> list[Match]:
         table = self._open(space)
@@ -202,6 +220,24 @@ class LanceStore:
             row["paper_id"]: StoredPaper(**{**row, "categories": tuple(row["categories"])}) for row in found.to_pylist()
         }
 
+    def vectors_of_texts(self, space: str, texts: Sequence[str]) -> pa.Table:
+        table = self._table(_rows_of(space))
+        if table is None or "tokens" not in table.schema.names:
+            return pa.table({name: [] for name in VECTORS})
+        found = self._read(
+            table.search()
+            .where((col("text_sha256").isin(list(texts))).to_sql() + " AND tokens IS NOT NULL")
+            .select(list(VECTORS))
+        )
+        papers = found.filter(pc.equal(found["chunk_index"], PAPER_CHUNK)).select(["paper_id", "text_sha256"])
+        one = papers.group_by("text_sha256").aggregate([("paper_id", "min")])["paper_id_min"]
+        return found.filter(pc.is_in(found["paper_id"], one))
+
+    def scan(self, space: str) -> Iterator[pa.RecordBatch]:
+        table = self._open(space)
+        with self._reading():
+            yield from table.search().to_batches(SCAN_ROWS)
+
     def vector_of(self, space: str, paper_id: str) -> npt.NDArray[np.float32] | None:
         rows = self._read(
             self._open(space)
@@ -211,12 +247,12 @@ class LanceStore:
         )
         return np.array(rows["vector"][0].as_py(), np.float32) if rows.num_rows else None
 
-    def _nearest(self, space: str, vector: npt.NDArray[np.float32], limit: int, where: str) -> list[Match]:
+    def _nearest(
+        self, space: str, vector: npt.NDArray[np.float32], limit: int, where: str, *, exact: bool = False
+    ) -> list[Match]:
+        query = self._open(space).search(vector, vector_column_name="vector").distance_type("cosine").where(where)
         found = self._read(
-            self._open(space)
-            .search(vector, vector_column_name="vector")
-            .distance_type("cosine")
-            .where(where)
+            (query.bypass_vector_index() if exact else query)
             .select(["paper_id", "chunk_index", "start_char", "end_char", "_distance"])
             .limit(limit)
         )
@@ -372,6 +408,12 @@ def _where(kind: Expr, filters: Filters) -> str:
     if filters.since is not None:
         unknown = (col("published") == lit("")) & (col("updated") >= lit(filters.since))
         conditions.append(((col("published") >= lit(filters.since)) | unknown).to_sql())
+    if filters.until is not None:
+        known = (col("published") != lit("")) & (col("published") <= lit(filters.until))
+        unknown = (col("published") == lit("")) & (col("updated") <= lit(filters.until))
+        conditions.append((known | unknown).to_sql())
+    if filters.withdrawn is not None:
+        conditions.append((col("withdrawn") == lit(filters.withdrawn)).to_sql())
     if filters.shard is not None:
         conditions.append((col("shard") == lit(filters.shard)).to_sql())
     return " AND ".join(f"({condition})" for condition in conditions)

@@ -6,8 +6,10 @@ a crash between the checkpoint and the store is repaired by writing the shard ag
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+import contextlib
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -16,10 +18,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.errors import FatalError, Kind
+from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind
 
 PAPER_CHUNK = -1
 """The chunk index of a whole paper's row, the one that carries title, authors, abstract and `cut_tokens`."""
+
+VECTORS = ("paper_id", "chunk_index", "start_char", "end_char", "tokens", "cut_tokens", "vector", "text_sha256")
+"""The columns of a row that are those of the checkpoint `embeddings`."""
 
 
 class StoreError(FatalError):
@@ -40,12 +45,20 @@ class StoreAway(StoreError):
 
 @dataclass(frozen=True)
 class Filters:
-    """`category` is one ("cs.LG") or a whole archive ("cs"); `since` an ISO date, of publication where known; `shard`
-    the one that the papers came from."""
+    """`category` is one ("cs.LG") or a whole archive ("cs"); `since` and `until` are ISO dates, both included, of
+    publication where known; `withdrawn` says whether those alone or the others alone; `shard` is the one that the
+    papers came from. Raises `ArxivEmbedError` for what is no day."""
 
     category: str | None = None
     since: str | None = None
+    until: str | None = None
+    withdrawn: bool | None = None
     shard: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, day in (("since", self.since), ("until", self.until)):
+            if day is not None and not _is_day(day):
+                raise ArxivEmbedError(f"{name} '{day}' is no day: write it as 2024-01-31.")
 
 
 @dataclass(frozen=True)
@@ -123,9 +136,16 @@ class VectorStore(Protocol):
         """Brings indexes up to date after the last shard of a run."""
 
     def nearest(
-        self, space: str, vector: npt.NDArray[np.float32], limit: int, filters: Filters, *, chunks: bool
+        self,
+        space: str,
+        vector: npt.NDArray[np.float32],
+        limit: int,
+        filters: Filters,
+        *,
+        chunks: bool,
+        exact: bool = False,
     ) -> list[Match]:
-        """The rows nearest by cosine, whole papers' or chunks'."""
+        """The rows nearest by cosine, whole papers' or chunks'; `exact` compares with every one and asks no index."""
 
     def matching(self, space: str, text: str, limit: int, filters: Filters) -> list[Match]:
         """The papers that a full-text query finds best; any text is a query."""
@@ -135,8 +155,21 @@ class VectorStore(Protocol):
 
     def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]: ...
 
+    def vectors_of_texts(self, space: str, texts: Sequence[str]) -> pa.Table:
+        """What is held of these texts (sha256 each, of a few thousand at most), whichever papers have them: all rows of
+        one paper a text, as `VECTORS`; of texts whose rows do not say how many tokens they have, nothing."""
+
+    def scan(self, space: str) -> Iterator[pa.RecordBatch]:
+        """Every row (`row_schema`) as it was at one moment, a few thousand at a time."""
+
     def vector_of(self, space: str, paper_id: str) -> npt.NDArray[np.float32] | None:
         """The whole paper's vector."""
+
+
+def _is_day(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return date.fromisoformat(text).isoformat() == text
+    return False
 
 
 def open_store(url: str, *, create: bool = False) -> VectorStore:

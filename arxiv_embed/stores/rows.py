@@ -12,7 +12,8 @@ def row_schema(dimensions: int) -> pa.Schema:
     """A stored row. `key` is the paper and the chunk: with the space, which is a table of its own, a row's key.
 
     Title, authors and abstract stand on the row of the whole paper only, and so does `cut_tokens`, how many tokens of
-    its text are beyond the limit and not embedded; what filters need stands on every row.
+    its text are beyond the limit and not embedded; what filters need stands on every row. `tokens` and `cut_tokens`
+    are null in rows of older stores.
     """
     return pa.schema(
         [
@@ -21,6 +22,7 @@ def row_schema(dimensions: int) -> pa.Schema:
             ("chunk_index", pa.int32()),
             ("start_char", pa.int32()),
             ("end_char", pa.int32()),
+            ("tokens", pa.int32()),
             ("cut_tokens", pa.int32()),
             ("vector", pa.list_(pa.float32(), dimensions)),
             ("space", pa.string()),
@@ -52,7 +54,7 @@ def stored_rows(papers: pa.Table, vectors: pa.Table, *, space: str, shard: str, 
         "shard": _constant(shard, vectors.num_rows),
         "run_id": _constant(run_id, vectors.num_rows),
     }
-    for name in ("paper_id", "chunk_index", "start_char", "end_char", "vector", "text_sha256"):
+    for name in ("paper_id", "chunk_index", "start_char", "end_char", "tokens", "vector", "text_sha256"):
         columns[name] = vectors[name]
     columns["cut_tokens"] = pc.if_else(whole, vectors["cut_tokens"], None)
     for name in ("title", "authors", "abstract"):

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from arxiv_embed.cli.spaces import by_default, space_named
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import space_of
 from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.stores.naming import by_default, space_named
 from arxiv_embed.stores.protocol import VectorStore
 from arxiv_embed_tests.cli.commands import arxiv_embed
 

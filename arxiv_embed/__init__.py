@@ -1,0 +1,5 @@
+"""arxiv_embed: arXiv metadata as a searchable vector store. `arxiv_embed.search("words")` searches it."""
+
+from arxiv_embed.api import search
+
+__all__ = ["search"]
