@@ -59,6 +59,11 @@ class Settings:
         return self.home / "devices"
 
     @property
+    def locks(self) -> Path:
+        """One locked file for each store elsewhere that is being written."""
+        return self.home / "locks"
+
+    @property
     def history(self) -> Path:
         """One document for each store: what was done, what failed, how fast it went."""
         return self.home / "history"

@@ -1,4 +1,4 @@
-"""The LanceDB store: a folder with one table of rows a space, and two small ones that say what it holds."""
+"""The LanceDB store: one table of rows a space, and two small ones that say what it holds; in a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-import lancedb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from lancedb.expr import Expr, col, lit
-from lancedb.index import FTS
+from lancedb.expr import col, lit
 from lancedb.query import MultiMatchQuery
 
-from arxiv_embed.checkpoint.atomic import NoSpace, disk_faults_as_sentences
-from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.encoding.space import Space
+from arxiv_embed.stores.lance_filters import DERIVED, where
+from arxiv_embed.stores.lance_indexes import TEXT_COLUMNS, asked, compact, keep_indexes
+from arxiv_embed.stores.lance_place import place_of
 from arxiv_embed.stores.precedence import given_up, rivals
 from arxiv_embed.stores.protocol import (
     PAPER_CHUNK,
@@ -34,13 +33,10 @@ from arxiv_embed.stores.protocol import (
 )
 from arxiv_embed.stores.rows import row_schema
 
-TEXT_COLUMNS = ("title", "abstract")
 LONGEST_QUERY = 2_000
 """Characters of a full-text query that are used; what follows adds nothing to the ranking but time."""
 
 LONGEST_REASON = 200
-
-WRITER_WAIT_SECONDS = 600.0
 
 SCAN_ROWS = 4_096
 
@@ -49,6 +45,11 @@ COMPACT_EVERY = 50
 
 TO_BE_WRITTEN = ""
 """The identity of a shard whose rows may not be those of any checkpoint."""
+
+MATCHED = ["paper_id", "chunk_index", "start_char", "end_char"]
+
+SPACES_TABLE = "spaces"
+"""The first table of a store, and the last to go: where it is, there is a store."""
 
 SPACES = pa.schema(
     [
@@ -72,19 +73,17 @@ SHARDS = pa.schema(
 class LanceStore:
     """An embedded store; see `VectorStore`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.url = str(folder)
-        self._folder = folder
-        with disk_faults_as_sentences(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._database = lancedb.connect(folder)
+    def __init__(self, url: str | Path) -> None:
+        self._place = place_of(str(url))
+        self.url = self._place.url
+        self._database = self._place.connect()
         self._tables: dict[str, Any] = {}
         self._writes = 0
-        self._was_there = self.is_at(folder)
+        self._was_there = self._place.has(SPACES_TABLE)
 
     @staticmethod
-    def is_at(folder: Path) -> bool:
-        return any((folder / "spaces.lance" / "_versions").glob("*"))
+    def is_at(url: str | Path) -> bool:
+        return place_of(str(url)).has(SPACES_TABLE)
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +92,7 @@ class LanceStore:
         self._tables.clear()
 
     def spaces(self) -> list[Space]:
-        table = self._table("spaces")
+        table = self._table(SPACES_TABLE)
         if table is None:
             return []
         rows = self._read(table.search()).sort_by([("begun", "descending")])
@@ -124,18 +123,19 @@ class LanceStore:
         with self._writing():
             self._remember_space(space)
             table = self._table_made(_rows_of(space.fingerprint), row_schema(space.dimensions), "key")
+            arriving = rows.filter(pc.equal(rows["chunk_index"], PAPER_CHUNK))
+            concerned = (col("shard") == lit(shard)) | col("paper_id").isin(arriving["paper_id"].to_pylist())
             held = self._read(
                 table.search()
-                .where(col("chunk_index") == lit(PAPER_CHUNK))
+                .where((col("chunk_index") == lit(PAPER_CHUNK)) & concerned)
                 .select(["paper_id", "updated", "version", "shard"])
             )
-            arriving = rows.filter(pc.equal(rows["chunk_index"], PAPER_CHUNK))
             ours = held.filter(pc.equal(held["shard"], shard))
             newer, older = rivals(held.filter(pc.not_equal(held["shard"], shard)), arriving, shard, listed)
             uncovered = self._note_losses(space.fingerprint, shard, older, given_up(ours, arriving))
             if newer:
                 rows = rows.filter(pc.invert(pc.is_in(rows["paper_id"], pa.array(sorted(newer)))))
-            if ours.num_rows == 0 and not older:
+            if ours.num_rows == 0 and not older and not self._place.merges:
                 table.add(rows)
             else:
                 replaced = col("shard") == lit(shard)
@@ -161,7 +161,7 @@ class LanceStore:
             if self._table(_rows_of(space)) is not None:
                 self._database.drop_table(_rows_of(space))
                 del self._tables[_rows_of(space)]
-            if (spaces := self._table("spaces")) is not None:
+            if (spaces := self._table(SPACES_TABLE)) is not None:
                 spaces.delete((col("fingerprint") == lit(space)).to_sql())
 
     def finish(self, space: Space) -> None:
@@ -169,11 +169,8 @@ class LanceStore:
         if table is None:
             return
         with self._writing():
-            indexed = {column for index in table.list_indices() for column in index.columns}
-            for column in TEXT_COLUMNS:
-                if column not in indexed:
-                    table.create_index(column, config=FTS())
-            self._compact(table)
+            keep_indexes(table)
+            self._compact_shards()
 
     def nearest(
         self,
@@ -186,7 +183,7 @@ class LanceStore:
         exact: bool = False,
     ) -> list[Match]:
         kind = col("chunk_index") != lit(PAPER_CHUNK) if chunks else col("chunk_index") == lit(PAPER_CHUNK)
-        return self._nearest(space, vector, limit, _where(kind, filters), exact=exact)
+        return self._nearest(space, vector, limit, where(kind, filters, self._open(space).schema.names), exact=exact)
 
     def matching(self, space: str, text: str, limit: int, filters: Filters) -> list[Match]:
         table = self._open(space)
@@ -194,8 +191,8 @@ class LanceStore:
             return []
         found = self._read(
             table.search(MultiMatchQuery(text[:LONGEST_QUERY], list(TEXT_COLUMNS)), query_type="fts")
-            .where(_where(col("chunk_index") == lit(PAPER_CHUNK), filters))
-            .select(["paper_id", "chunk_index", "start_char", "end_char", "_score"])
+            .where(where(col("chunk_index") == lit(PAPER_CHUNK), filters, table.schema.names))
+            .select([*MATCHED, "_score"])
             .limit(limit)
         )
         return _matches(found, found["_score"].to_pylist())
@@ -203,8 +200,14 @@ class LanceStore:
     def chunks_of(self, space: str, papers: Sequence[str], vector: npt.NDArray[np.float32]) -> list[Match]:
         if not papers:
             return []
-        of_papers = (col("chunk_index") != lit(PAPER_CHUNK)) & col("paper_id").isin(list(papers))
-        return self._nearest(space, vector, 10_000, of_papers.to_sql())
+        rows = self._read(
+            self._open(space)
+            .search()
+            .where((col("chunk_index") != lit(PAPER_CHUNK)) & col("paper_id").isin(list(papers)))
+            .select([*MATCHED, "vector"])
+        )
+        vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
+        return sorted(_matches(rows, (vectors @ vector).tolist()), key=lambda match: -match.score)
 
     def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]:
         if not ids:
@@ -222,7 +225,7 @@ class LanceStore:
 
     def vectors_of_texts(self, space: str, texts: Sequence[str]) -> pa.Table:
         table = self._table(_rows_of(space))
-        if table is None or "tokens" not in table.schema.names:
+        if table is None or not texts or "tokens" not in table.schema.names:
             return pa.table({name: [] for name in VECTORS})
         found = self._read(
             table.search()
@@ -248,51 +251,44 @@ class LanceStore:
         return np.array(rows["vector"][0].as_py(), np.float32) if rows.num_rows else None
 
     def _nearest(
-        self, space: str, vector: npt.NDArray[np.float32], limit: int, where: str, *, exact: bool = False
+        self, space: str, vector: npt.NDArray[np.float32], limit: int, condition: str, *, exact: bool = False
     ) -> list[Match]:
-        query = self._open(space).search(vector, vector_column_name="vector").distance_type("cosine").where(where)
+        table = self._open(space)
+        query = table.search(vector, vector_column_name="vector").distance_type("cosine").where(condition)
         found = self._read(
-            (query.bypass_vector_index() if exact else query)
-            .select(["paper_id", "chunk_index", "start_char", "end_char", "_distance"])
+            (query.bypass_vector_index() if exact else asked(query, table.count_rows()))
+            .select([*MATCHED, "_distance"])
             .limit(limit)
         )
         return _matches(found, [1.0 - distance for distance in found["_distance"].to_pylist()])
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Two writers that merge the same new keys at once leave duplicates: so there is one."""
+        """Two writers that add the same new keys at once leave duplicates: so there is one."""
         self._check_it_is_there()
-        lock = FileLock(self._folder / "writer.lock", f"The store {self._folder}", WRITER_WAIT_SECONDS)
-        with lock, disk_faults_as_sentences(self._folder):
+        with self._place.writing():
             try:
                 self._look_again()
                 yield
                 self._was_there = True
             except (OSError, RuntimeError) as error:
-                self._check_it_is_there()
                 if "No space left" in str(error):
-                    raise NoSpace(
-                        f"No space is left in {self._folder}: free some and run the same command again; "
-                        "what was finished is saved."
-                    ) from error
+                    raise
+                self._check_it_is_there()
                 raise self._fault("written", error) from error
 
     def _look_again(self) -> None:
         """At what others have written, or dropped, since the tables were opened."""
         for name, table in list(self._tables.items()):
-            if self._has(name):
+            if self._place.has(name):
                 table.checkout_latest()
             else:
                 del self._tables[name]
 
-    def _has(self, name: str) -> bool:
-        """Without a version it is a table whose making was interrupted."""
-        return any((self._folder / f"{name}.lance" / "_versions").glob("*"))
-
     def _table(self, name: str) -> Any:
         """The table, or None where the store has none of that name."""
         if name not in self._tables:
-            if not self._has(name):
+            if not self._place.has(name):
                 return None
             with self._reading():
                 self._tables[name] = self._database.open_table(name)
@@ -312,21 +308,20 @@ class LanceStore:
 
     def _check_it_is_there(self) -> None:
         """A folder that is gone is not begun anew: it may be a disk that comes back."""
-        if self._was_there and not self.is_at(self._folder):
+        if self._was_there and not self._place.has(SPACES_TABLE):
             raise StoreAway(self.url)
 
     def _fault(self, what: str, error: Exception) -> StoreError:
         # Lance ends its messages with the place in its own source.
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(", /")[0][:LONGEST_REASON]
         return StoreError(
-            f"The store {self._folder} cannot be {what} ({reason}): move it away and run again; "
-            "checkpoints fill a new one."
+            f"The store {self.url} cannot be {what} ({reason}): move it away and run again; checkpoints fill a new one."
         )
 
     def _open(self, space: str) -> Any:
         table = self._table(_rows_of(space))
         if table is None:
-            raise StoreError(f"The store {self._folder} holds nothing in this space: run with the same model first.")
+            raise StoreError(f"The store {self.url} holds nothing in this space: run with the same model first.")
         return table
 
     def _table_made(self, name: str, schema: pa.Schema, key: str) -> Any:
@@ -337,17 +332,24 @@ class LanceStore:
             table = self._tables[name] = self._database.create_table(name, schema=schema)
             table.set_unenforced_primary_key(key)
         elif lacking := [field for field in schema if field.name not in table.schema.names]:
-            table.add_columns(lacking)
+            derived = {field.name: DERIVED[field.name] for field in lacking if field.name in DERIVED}
+            if derived:
+                table.add_columns(derived)
+            if others := [field for field in lacking if field.name not in derived]:
+                table.add_columns(others)
         return table
 
     def _compact(self, rows: Any) -> None:
-        rows.optimize()
+        compact(rows)
+        self._compact_shards()
+
+    def _compact_shards(self) -> None:
         shards = self._table("shards")
         if shards is not None:
-            shards.optimize()
+            compact(shards)
 
     def _remember_space(self, space: Space) -> None:
-        table = self._table_made("spaces", SPACES, "fingerprint")
+        table = self._table_made(SPACES_TABLE, SPACES, "fingerprint")
         if table.count_rows((col("fingerprint") == lit(space.fingerprint)).to_sql()) == 0:
             begun = datetime.now(UTC).isoformat()
             table.add(pa.table([[space.fingerprint], [space.to_json()], [begun]], schema=SPACES))
@@ -397,28 +399,6 @@ def _rows_of(space: str) -> str:
     return f"rows_{space}"
 
 
-def _where(kind: Expr, filters: Filters) -> str:
-    """SQL, as not all of its functions can be had as an `Expr`; what a user gave stands in literals only."""
-    conditions = [kind.to_sql()]
-    if filters.category is not None:
-        listed = "concat(' ', lower(array_to_string(categories, ' ')), ' ')"
-        name = filters.category.lower()
-        exact, archive = lit(f" {name} ").to_sql(), lit(f" {name}.").to_sql()
-        conditions.append(f"(contains({listed}, {exact}) OR contains({listed}, {archive}))")
-    if filters.since is not None:
-        unknown = (col("published") == lit("")) & (col("updated") >= lit(filters.since))
-        conditions.append(((col("published") >= lit(filters.since)) | unknown).to_sql())
-    if filters.until is not None:
-        known = (col("published") != lit("")) & (col("published") <= lit(filters.until))
-        unknown = (col("published") == lit("")) & (col("updated") <= lit(filters.until))
-        conditions.append((known | unknown).to_sql())
-    if filters.withdrawn is not None:
-        conditions.append((col("withdrawn") == lit(filters.withdrawn)).to_sql())
-    if filters.shard is not None:
-        conditions.append((col("shard") == lit(filters.shard)).to_sql())
-    return " AND ".join(f"({condition})" for condition in conditions)
-
-
 def _matches(found: pa.Table, scores: Sequence[float]) -> list[Match]:
-    rows = found.select(["paper_id", "chunk_index", "start_char", "end_char"]).to_pydict()
+    rows = found.select(MATCHED).to_pydict()
     return [Match(*row) for row in zip(*rows.values(), scores, strict=True)]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind
+from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind, masked
 
 PAPER_CHUNK = -1
 """The chunk index of a whole paper's row, the one that carries title, authors, abstract and `cut_tokens`."""
@@ -38,9 +38,16 @@ class StoreAway(StoreError):
 
     def __init__(self, url: str) -> None:
         super().__init__(
-            f"The store {url} was there and is gone: put it back and run the same command again; what was finished is "
-            "saved."
+            f"The store {masked(url)} was there and is gone: put it back and run the same command again; what was "
+            "finished is saved."
         )
+
+
+class NoStore(StoreError):
+    """There is none yet."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"There is no store at {masked(url)}: make one with `arxiv-embed run --metadata-dir DIR`.")
 
 
 @dataclass(frozen=True)
@@ -173,17 +180,18 @@ def _is_day(text: str) -> bool:
 
 
 def open_store(url: str, *, create: bool = False) -> VectorStore:
-    """The store at `url`, which is a folder.
+    """The store at `url`, which is a folder, or a place in object storage (s3://bucket/papers).
 
     Raises `StoreError` where there is none and `create` is not set, or the URL is of a kind unknown here, and
     `NotWritable` where it cannot be made.
     """
-    if "://" in url:
-        kind = url.split("://", 1)[0]
-        raise StoreError(f"A store of kind {kind}:// is not supported in this version: give a folder, or --db-name.")
     from arxiv_embed.stores.lance import LanceStore
+    from arxiv_embed.stores.lance_place import OBJECT_STORAGE
 
-    folder = Path(url).expanduser().absolute()
-    if not create and not LanceStore.is_at(folder):
-        raise StoreError(f"There is no store at {folder}: make one with `arxiv-embed run --metadata-dir DIR`.")
-    return LanceStore(folder)
+    kind, is_url, _ = url.partition("://")
+    if is_url and kind not in OBJECT_STORAGE:
+        raise StoreError(f"A store of kind {kind}:// is not supported in this version: give a folder, or --db-name.")
+    place = url if is_url else str(Path(url).expanduser().absolute())
+    if not create and not LanceStore.is_at(place):
+        raise NoStore(place)
+    return LanceStore(place)

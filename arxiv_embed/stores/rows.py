@@ -13,7 +13,8 @@ def row_schema(dimensions: int) -> pa.Schema:
 
     Title, authors and abstract stand on the row of the whole paper only, and so does `cut_tokens`, how many tokens of
     its text are beyond the limit and not embedded; what filters need stands on every row. `tokens` and `cut_tokens`
-    are null in rows of older stores.
+    are null in rows of older stores. `subjects` are the categories and their archives in small letters, which is what
+    filters ask for.
     """
     return pa.schema(
         [
@@ -33,6 +34,7 @@ def row_schema(dimensions: int) -> pa.Schema:
             ("authors", pa.string()),
             ("abstract", pa.string()),
             ("categories", pa.list_(pa.string())),
+            ("subjects", pa.list_(pa.string())),
             ("published", pa.string()),
             ("updated", pa.string()),
             ("version", pa.int32()),
@@ -59,6 +61,7 @@ def stored_rows(papers: pa.Table, vectors: pa.Table, *, space: str, shard: str, 
     columns["cut_tokens"] = pc.if_else(whole, vectors["cut_tokens"], None)
     for name in ("title", "authors", "abstract"):
         columns[name] = papers[name].take(on_paper_row)
+    columns["subjects"] = _subjects(papers["categories"]).take(place)
     for name in ("categories", "published", "updated", "version", "withdrawn"):
         columns[name] = papers[name].take(place)
     schema = row_schema(vectors.schema.field("vector").type.list_size)
@@ -67,3 +70,12 @@ def stored_rows(papers: pa.Table, vectors: pa.Table, *, space: str, shard: str, 
 
 def _constant(value: str, count: int) -> pa.Array:
     return pa.repeat(pa.scalar(value), count)
+
+
+def _subjects(categories: pa.ChunkedArray) -> pa.Array:
+    """["math.CO", "cs.DM"] → ["math.co", "cs.dm", "math", "cs"]."""
+    lists = []
+    for names in categories.to_pylist():
+        exact = [name.lower() for name in names]
+        lists.append(list(dict.fromkeys([*exact, *(name.partition(".")[0] for name in exact)])))
+    return pa.array(lists, pa.list_(pa.string()))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from arxiv_embed.checkpoint.atomic import NoSpace, NotWritable
 from arxiv_embed.checkpoint.lock import Locked
-from arxiv_embed.stores import lance
+from arxiv_embed.stores import lance, lance_place
 from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed.stores.protocol import Filters, StoreAway, StoreError, open_store
 from arxiv_embed.stores.rows import row_schema
@@ -251,7 +251,7 @@ def test_a_crash_between_rows_and_note_is_seen_even_when_the_source_turns_back(
 
 
 def test_a_writer_is_refused_while_another_process_writes(store: LanceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lance, "WRITER_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(lance_place, "WRITER_WAIT_SECONDS", 0.0)
     code = (
         "import sys, time; from pathlib import Path; from arxiv_embed.stores.lance import LanceStore; "
         "store = LanceStore(Path(sys.argv[1])); w = store._writing(); w.__enter__(); "

@@ -1,0 +1,76 @@
+"""The indexes of a LanceDB table of rows: which there are, when one is built anew, and how the vectors' is asked.
+
+The figures are of 316,000 rows of 384 dimensions on two cores: IVF-RQ is built in 2.4 s, where IVF-HNSW-SQ takes
+minutes; it finds 10 of 10 nearest papers in 9 ms where comparing every vector takes 240 ms.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from lancedb.index import FTS, Bitmap, BTree, IvfFlat, IvfRq, LabelList
+
+TEXT_COLUMNS = ("title", "abstract")
+COLUMNS: dict[str, Any] = {
+    **dict.fromkeys(TEXT_COLUMNS, FTS),
+    **dict.fromkeys(("paper_id", "text_sha256", "published", "updated"), BTree),
+    **dict.fromkeys(("chunk_index", "shard", "withdrawn"), Bitmap),
+    "subjects": LabelList,
+}
+
+LEAST_ROWS = 20_000
+"""Of fewer every vector is compared, in some 15 ms."""
+
+PARTITION_ROWS = 8_192
+OUTGROWN = 3
+"""Times as many rows a partition as when the index was built: its centroids are then those of another corpus."""
+
+LEAST_PROBES, PROBED_SHARE = 32, 1 / 16
+"""Of its partitions so many are looked at, or such a share where there are more."""
+
+REFINED = 5
+"""For each row asked for so many are compared by their whole vectors: with 2 the recall is 0.99, with 5 it is 1."""
+
+KEPT_VERSIONS = timedelta(hours=1)
+"""A reader goes on reading the version that it has begun with; no query, and no export, takes so long."""
+
+
+def keep_indexes(table: Any) -> None:
+    """Joins small files, forgets old versions and takes new rows into the indexes; builds those that are missing, and
+    the vectors' anew where the table has outgrown it."""
+    held = table.list_indices()
+    indexed = {column for index in held for column in index.columns}
+    for column, kind in COLUMNS.items():
+        if column not in indexed:
+            table.create_index(column, config=kind())
+    compact(table)
+    rows = table.count_rows()
+    partitions = next((_partitions(index.name) for index in held if "vector" in index.columns), 0)
+    if rows >= max(LEAST_ROWS, OUTGROWN * PARTITION_ROWS * partitions):
+        for index in held:
+            if "vector" in index.columns:
+                table.drop_index(index.name)
+        _index_vectors(table, max(rows // PARTITION_ROWS, 1))
+
+
+def compact(table: Any) -> None:
+    table.optimize(cleanup_older_than=KEPT_VERSIONS)
+
+
+def asked(query: Any, rows: int) -> Any:
+    """The query for nearest rows of a table of so many, with as much search as good recall takes."""
+    probes = max(LEAST_PROBES, round(rows / PARTITION_ROWS * PROBED_SHARE))
+    return query.nprobes(probes).refine_factor(REFINED)
+
+
+def _index_vectors(table: Any, partitions: int) -> None:
+    """Under a name that says how many partitions it has."""
+    dimensions = table.schema.field("vector").type.list_size
+    kind = IvfRq if dimensions % 8 == 0 else IvfFlat
+    config = kind(distance_type="cosine", num_partitions=partitions)
+    table.create_index("vector", config=config, name=f"vector_{partitions}_partitions")
+
+
+def _partitions(name: str) -> int:
+    return int(name.split("_")[1])
