@@ -254,12 +254,14 @@ class LanceStore:
         self, space: str, vector: npt.NDArray[np.float32], limit: int, condition: str, *, exact: bool = False
     ) -> list[Match]:
         table = self._open(space)
-        query = table.search(vector, vector_column_name="vector").distance_type("cosine").where(condition)
-        found = self._read(
-            (query.bypass_vector_index() if exact else asked(query, table.count_rows()))
-            .select([*MATCHED, "_distance"])
-            .limit(limit)
-        )
+        with self._reading():
+            query = table.search(vector, vector_column_name="vector").distance_type("cosine").where(condition)
+            found = (
+                (query.bypass_vector_index() if exact else asked(query, table.count_rows()))
+                .select([*MATCHED, "_distance"])
+                .limit(limit)
+                .to_arrow()
+            )
         return _matches(found, [1.0 - distance for distance in found["_distance"].to_pylist()])
 
     @contextlib.contextmanager
@@ -287,8 +289,11 @@ class LanceStore:
 
     def _table(self, name: str) -> Any:
         """The table, or None where the store has none of that name."""
+        if name in self._tables and self._place.lost(name):
+            del self._tables[name]  # another has dropped it
         if name not in self._tables:
             if not self._place.has(name):
+                self._check_it_is_there()
                 return None
             with self._reading():
                 self._tables[name] = self._database.open_table(name)

@@ -37,6 +37,9 @@ class Place(Protocol):
     def has(self, table: str) -> bool:
         """Whether there is a whole table of that name."""
 
+    def lost(self, table: str) -> bool:
+        """Whether one that was opened is there no more, as far as that can be told without a request."""
+
     def writing(self) -> contextlib.AbstractContextManager[None]:
         """One writer at a time; raises `Locked` where another goes on for `WRITER_WAIT_SECONDS`."""
 
@@ -56,6 +59,9 @@ class Folder:
     def has(self, table: str) -> bool:
         """Without a version it is one whose making was interrupted."""
         return any((self._path / f"{table}.lance" / "_versions").glob("*"))
+
+    def lost(self, table: str) -> bool:
+        return not self.has(table)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -96,6 +102,9 @@ class Bucket:
                     raise
                 return False
         return True
+
+    def lost(self, table: str) -> bool:
+        return False
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
