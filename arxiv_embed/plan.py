@@ -18,7 +18,7 @@ from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Listing, Shard, lies_in, list_folder, month_key_of
 from arxiv_embed.settings import RunOptions, Settings
-from arxiv_embed.stores.protocol import StoreError, open_store
+from arxiv_embed.stores.protocol import NoStore, open_store
 
 EXAMPLES_NAMED = 3
 
@@ -226,9 +226,7 @@ def _held_by_store(url: str, space: Space) -> tuple[Mapping[str, str] | None, tu
     """The shards of that space, None where there is no store; and all of the store's spaces."""
     try:
         store = open_store(url)
-    except StoreError:
-        if "://" in url:
-            raise
+    except NoStore:
         return None, ()
     with store:
         return store.shards(space.fingerprint), tuple(store.spaces())

@@ -18,7 +18,7 @@ from arxiv_embed.encoding.recipe import RETRIEVAL
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed.stores.naming import by_default, space_named
-from arxiv_embed.stores.protocol import StoreError, open_store
+from arxiv_embed.stores.protocol import NoStore, open_store
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ def held_by_store(url: str) -> list[Held]:
     """What the store has, space by space, the last begun first; nothing where there is no store."""
     try:
         store = open_store(url)
-    except StoreError:
-        if "://" in url:
-            raise
+    except NoStore:
         return []
     with store:
         return [

@@ -257,7 +257,7 @@ class LanceStore:
         with self._reading():
             query = table.search(vector, vector_column_name="vector").distance_type("cosine").where(condition)
             found = (
-                (query.bypass_vector_index() if exact else asked(query, table.count_rows()))
+                (query.bypass_vector_index() if exact else asked(query, limit, table.count_rows()))
                 .select([*MATCHED, "_distance"])
                 .limit(limit)
                 .to_arrow()
@@ -290,7 +290,7 @@ class LanceStore:
     def _table(self, name: str) -> Any:
         """The table, or None where the store has none of that name."""
         if name in self._tables and self._place.lost(name):
-            del self._tables[name]  # another has dropped it
+            self._tables.pop(name, None)  # another has dropped it
         if name not in self._tables:
             if not self._place.has(name):
                 self._check_it_is_there()

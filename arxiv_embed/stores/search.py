@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -67,10 +68,12 @@ def search(
     query = query.encode("utf-8", "replace").decode()  # a terminal's stray bytes come as lone surrogates
     if not query.strip():
         return []
-    [vector] = encoder.encode_queries([query])
     candidates = max(5 * k, LEAST_CANDIDATES)
-    by_vector = store.nearest(space, vector, candidates, filters, chunks=False)
-    by_text = store.matching(space, query, candidates, filters)
+    with ThreadPoolExecutor(1) as beside:
+        words = beside.submit(store.matching, space, query, candidates, filters)
+        [vector] = encoder.encode_queries([query])
+        by_vector = store.nearest(space, vector, candidates, filters, chunks=False)
+        by_text = words.result()
     return _hits(store, space, vector, by_vector, by_text, k)
 
 
@@ -104,10 +107,12 @@ def _hits(
     text_ids = [match.paper_id for match in by_text]
     scores = fuse([vector_ids, text_ids])
     best = list(scores)[:k]
-    papers = store.papers(space, best)
     chunks: dict[str, Match] = {}
-    for match in store.chunks_of(space, best, vector):
-        chunks.setdefault(match.paper_id, match)
+    with ThreadPoolExecutor(1) as beside:
+        shown = beside.submit(store.papers, space, best)
+        for match in store.chunks_of(space, best, vector):
+            chunks.setdefault(match.paper_id, match)
+        papers = shown.result()
     vector_ranks = {name: rank for rank, name in enumerate(vector_ids, 1)}
     text_ranks = {name: rank for rank, name in enumerate(text_ids, 1)}
     hits = []
