@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ Encode = Callable[[Sequence[str]], Mapping[int, Vector]]
 """Vectors [dimensions] by the number of their text; those of texts that cannot be embedded are left out."""
 
 NORM_TOLERANCE = 1e-3
+SCORE_TOLERANCE = 1e-5
 
 SAMPLE = 200
 """Papers whose vectors are compared with each other."""
@@ -33,6 +35,10 @@ much. Good models that crowd all texts into a narrow cone come to 0.85, random w
 
 TITLES = 3
 NEAR_ENOUGH = 10
+
+RECALLED, LEAST_RECALL = 10, 0.98
+RECALL_PAPERS, RECALL_SECONDS = 20, 10.0
+"""Papers whose neighbours are looked for, as many as the seconds allow: to compare millions takes long."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,13 @@ FOUND = Check(
     f"A paper's own title finds it, among the first {NEAR_ENOUGH} of its shard.",
     blocking=False,
 )
-CHECKS = (RECORDS, PAPER_IDS, CHECKSUM, ACCOUNTED, VECTOR_IDS, SOUND, APART, HELD, FOUND)
+RECALL = Check(
+    "vector_store",
+    "index_recall",
+    f"Of the {RECALLED} papers nearest to one the store's index finds {LEAST_RECALL:.0%}.",
+    blocking=False,
+)
+CHECKS = (RECORDS, PAPER_IDS, CHECKSUM, ACCOUNTED, VECTOR_IDS, SOUND, APART, HELD, FOUND, RECALL)
 
 
 def check_papers(papers: Checkpoint) -> list[CheckResult]:
@@ -140,6 +152,34 @@ def check_store(
         held = table.filter(pc.is_in(table["paper_id"], pc.unique(keys["paper_id"])))
         results.append(_found(store, held, space, shard, encode))
     return results
+
+
+def check_index(store: VectorStore, embeddings: Checkpoint, space: Space) -> CheckResult:
+    """Of the whole store's index, asked for the neighbours of some of a shard's papers."""
+    vectors = embeddings.tables["vectors"]
+    of_papers = vectors.filter(pc.equal(vectors["chunk_index"], PAPER_CHUNK))
+    begun = time.monotonic()
+    recalls: list[float] = []
+    for vector in _matrix(of_papers.take(_spread(of_papers.num_rows, RECALL_PAPERS))):
+        recalls.append(_recall(store, space, vector))
+        if time.monotonic() - begun > RECALL_SECONDS:
+            break
+    if not recalls:
+        return CheckResult(RECALL, "", {"papers": 0})
+    recall = float(np.mean(recalls))
+    why = "" if recall >= LEAST_RECALL else f"the index finds {recall:.1%} of the nearest papers"
+    return CheckResult(RECALL, why, {"papers": len(recalls), f"recall@{RECALLED}": round(recall, 4)})
+
+
+def _recall(store: VectorStore, space: Space, vector: Vector) -> float:
+    exact, found = (
+        store.nearest(space.fingerprint, vector, RECALLED, Filters(), chunks=False, exact=exact)
+        for exact in (True, False)
+    )
+    if not exact:
+        return 1.0
+    as_near = sum(match.score >= exact[-1].score - SCORE_TOLERANCE for match in found)
+    return min(as_near / len(exact), 1.0)
 
 
 def _held(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from arxiv_embed.checkpoint.manifest import Source
 from arxiv_embed.checkpoint.quarantine import Damage
 from arxiv_embed.checkpoint.store import Checkpoint, CheckpointStore
-from arxiv_embed.checks import CheckResult, check_embeddings, check_papers, check_store
+from arxiv_embed.checks import CheckResult, check_embeddings, check_index, check_papers, check_store
 from arxiv_embed.embed import papers_table, rejects_table
 from arxiv_embed.embedder import Embedder
 from arxiv_embed.encoding.space import Space
@@ -80,6 +80,8 @@ class Run:
         self._priority = parse_priority(options.priority)
         self._urgent_papers: dict[str, int] = {}
         self._uncovered: set[str] = set()
+        self._stored_last: str | None = None
+        self._finished_store = False
 
     @property
     def space(self) -> Space:
@@ -115,9 +117,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            store = self._equipment.opened_store
-            if store is not None and (error is None or isinstance(error, Exception)):
-                self._finish_store(store)
+            if error is None or isinstance(error, Exception):
+                self.finish_store()
         except BaseException as fault:
             # What went wrong first is what is told; after a full disk, say, the store meets it again.
             if error is None:
@@ -126,8 +127,14 @@ class Run:
         finally:
             self._close(error)
 
-    def _finish_store(self, store: VectorStore) -> None:
-        """Writes the shards again that lost a paper to one that has dropped it since, and brings indexes up to date."""
+    def finish_store(self) -> CheckResult | None:
+        """Writes the shards again that lost a paper to one that has dropped it since, and brings indexes up to date;
+        done once more, it does nothing. Returns what was found of the index, asked for papers of the shard stored last;
+        None where nothing was written."""
+        store = self._equipment.opened_store
+        if store is None or self._finished_store:
+            return None
+        self._finished_store = True
         for key in sorted(self._uncovered):
             try:
                 self._store_shard(store, key)
@@ -136,6 +143,12 @@ class Run:
             except ArxivEmbedError as error:
                 self.journal.fail(key, error)
         store.finish(self.space)
+        if self._stored_last is None:
+            return None
+        result = check_index(store, self.checkpoints.both(self._stored_last)[1], self.space)
+        if not result.passed:
+            self.journal.tell(f"{result.why} (check {result.check.name} of {result.check.asset})")
+        return result
 
     def _close(self, error: BaseException | None) -> None:
         try:
@@ -288,6 +301,7 @@ class Run:
             )
             written = store.write_shard(self.space, key, table, identity, listed=self.plan.listed)
             rows, rows_written, skipped = written.rows, written.rows, written.skipped_papers
+            self._stored_last = key
             self._uncovered.update(written.uncovered)
         self._uncovered.discard(key)
         return rows, rows_written, skipped
@@ -303,7 +317,9 @@ class Run:
         papers, embeddings = self.checkpoints.both(key)
         identity = stored_identity(papers.manifest, embeddings.manifest)
         encode = self._vectors_of if thorough or self._equipment.has_pool else None
-        return check_store(self._equipment.store(), papers, embeddings, self.space, key, identity, encode)
+        store = self._equipment.store()
+        results = check_store(store, papers, embeddings, self.space, key, identity, encode)
+        return [*results, check_index(store, embeddings, self.space)] if thorough else results
 
     def _vectors_of(self, texts: Sequence[str]) -> dict[int, npt.NDArray[np.float32]]:
         """The vectors [dimensions] of those texts that can be embedded, by number."""

@@ -26,7 +26,8 @@ from arxiv_embed.checks import (
 )
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, Settings
-from arxiv_embed.stores.protocol import VectorStore
+from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.protocol import Match, VectorStore
 from arxiv_embed_tests.conftest import EXAMPLES
 from arxiv_embed_tests.fake_pool import FakePool, vectors_of
 
@@ -92,6 +93,9 @@ def test_sound_work_passes_every_check(run: Run) -> None:
         for asset in ("papers", "embeddings", "vector_store")
         for result in run.check(asset, SHARD, thorough=False)
     ]
+    results.append(found := run.finish_store())
+    assert found is not None
+    assert found.numbers["recall@10"] == 1.0
     assert {result.check for result in results} == set(CHECKS)
     assert failed([result for result in results if result.check.name != "found_by_title"]) == {}
 
@@ -240,3 +244,16 @@ def test_a_shard_without_a_paper_holds(tmp_path: Path, settings: Settings, monke
     with run_over(b'{"id": "0704.0001", "title": "cut off\n', tmp_path, settings) as run:
         for asset in ("papers", "embeddings", "vector_store"):
             assert failed(run.check(asset, SHARD, thorough=True)) == {}
+
+
+def test_an_index_that_misses_neighbours_is_noticed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest = LanceStore.nearest
+
+    def forgetful(*args: Any, exact: bool = False, **options: Any) -> list[Match]:
+        found = nearest(*args, exact=exact, **options)
+        return found if exact else found[: len(found) // 2]
+
+    monkeypatch.setattr(LanceStore, "nearest", forgetful)
+    found = run.finish_store()
+    assert found is not None
+    assert found.why == "the index finds 50.0% of the nearest papers"

@@ -35,6 +35,7 @@ class ShardLog:
         self._plans = plans
         self._materializations: dict[tuple[str, str], AssetMaterialization] = {}
         self._evaluations: dict[tuple[str, str], list[AssetCheckEvaluation]] = {}
+        self._stored: list[str] = []
         self._unchanged: set[str] = set()
         self._ever_failed = reporter.ask(lambda: ever_failed(instance, run))
 
@@ -54,6 +55,7 @@ class ShardLog:
             self._materializations[asset, report.shard] = event
         self._reporter.log(event)
         if isinstance(report, ShardStored):
+            self._stored.append(report.shard)
             if not report.rows_written:
                 self._unchanged.add(report.shard)
             if report.shard in self._ever_failed:
@@ -74,6 +76,16 @@ class ShardLog:
             self._reporter.log(one)
         if (asset, shard) in self._materializations:
             self._evaluations[asset, shard] = evaluations
+
+    def index_checked(self, result: CheckResult) -> None:
+        """The store's index was looked at when all was stored, which is said of each shard that is in it."""
+        asset, space = result.check.asset, self._run.space.fingerprint
+        for shard in self._stored:
+            about = self._reporter.ask(partial(checked_materialization, asset, shard, self._instance))
+            one = evaluation(result, shard, space, about)
+            self._reporter.log(one)
+            if (asset, shard) in self._evaluations:
+                self._evaluations[asset, shard].append(one)
 
     def failed(self, attempt: FailedAttempt) -> None:
         """An attempt at a shard has failed."""

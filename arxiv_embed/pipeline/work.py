@@ -73,6 +73,8 @@ def embed(
                 shards = attempts.take(shards, ["papers"])
                 assets = [asset for asset in assets if asset != "papers"]
             attempts.take(run.urgent_first(shards), assets)
+            if found := run.finish_store():
+                shard_log.index_checked(found)
             if finds and {plan.shard.key for plan in run.plan.pending} <= set(chosen):
                 run.end_fresh_start()
     except ArxivEmbedError as error:

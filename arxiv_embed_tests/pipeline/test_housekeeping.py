@@ -57,7 +57,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 import arxiv_embed.attempts
 import arxiv_embed.pipeline.pruning as pruning
-import arxiv_embed.stores.lance
+import arxiv_embed.stores.lance_place
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.definitions import defs
 from arxiv_embed.history import history_path
@@ -195,7 +195,7 @@ def fragments(settings: Settings) -> int:
 def test_a_store_that_is_being_written_to_is_left_alone(
     embedded: Settings, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arxiv_embed.stores.lance, "WRITER_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(arxiv_embed.stores.lance_place, "WRITER_WAIT_SECONDS", 0.0)
     before = rows_table(embedded).version
     with FileLock(Path(embedded.store) / "writer.lock", "The store"):
         result = do(tend_store, instance)
