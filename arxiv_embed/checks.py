@@ -15,12 +15,12 @@ from arxiv_embed.checkpoint.store import Checkpoint
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.stores.protocol import PAPER_CHUNK, Filters, VectorStore
+from arxiv_embed.vectors import NORM_TOLERANCE, matrix_of, squared_lengths
 
 Vector = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Mapping[int, Vector]]
 """Vectors [dimensions] by the number of their text; those of texts that cannot be embedded are left out."""
 
-NORM_TOLERANCE = 1e-3
 SCORE_TOLERANCE = 1e-5
 
 SAMPLE = 200
@@ -237,33 +237,21 @@ def _sound(vectors: pa.Table, dimensions: int) -> CheckResult:
     found = vectors.schema.field("vector").type.list_size
     if found != dimensions:
         return CheckResult(SOUND, f"vectors have {found} dimensions and not {dimensions}", {"dimensions": found})
-    norms = np.sqrt(_squared_lengths(_matrix(vectors)))
+    norms = np.sqrt(squared_lengths(matrix_of(vectors)))
     off = int(np.count_nonzero(~(np.abs(norms - 1.0) <= NORM_TOLERANCE)))  # what is not finite compares false
     numbers = {"vectors": len(norms), "dimensions": found, "longest off unit": _longest_off(norms)}
     return CheckResult(SOUND, f"{off} vectors are not finite or not of unit length" if off else "", numbers)
 
 
 def _apart(of_papers: pa.Table) -> CheckResult:
-    sample = _matrix(of_papers.take(_spread(of_papers.num_rows, SAMPLE)))
+    sample = matrix_of(of_papers.take(_spread(of_papers.num_rows, SAMPLE)))
     count = len(sample)
     if count < LEAST_SAMPLE:
         return CheckResult(APART, "", {"papers compared": count})
     total = sample.sum(axis=0, dtype=np.float64)
-    mean = (float(total @ total) - float(_squared_lengths(sample).sum())) / (count * (count - 1))
+    mean = (float(total @ total) - float(squared_lengths(sample).sum())) / (count * (count - 1))
     why = "" if mean < MOST_ALIKE else f"the mean cosine between papers is {mean:.3f}: the model tells nothing apart"
     return CheckResult(APART, why, {"papers compared": count, "mean cosine": round(mean, 4)})
-
-
-def _matrix(rows: pa.Table) -> npt.NDArray[np.float32]:
-    """The vectors, float32 [rows, dimensions]."""
-    vectors = rows["vector"].combine_chunks()
-    matrix: npt.NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(vectors), vectors.type.list_size)
-    return matrix
-
-
-def _squared_lengths(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    lengths: npt.NDArray[np.float32] = np.einsum("ij,ij->i", vectors, vectors)
-    return lengths
 
 
 def _longest_off(norms: npt.NDArray[np.float32]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -19,7 +20,8 @@ from arxiv_embed.events import BatchDone, DeviceIncident, PaperFailed, SegmentSa
 from arxiv_embed.gpu.outcomes import BatchReport, Incident
 from arxiv_embed.journal import Journal
 from arxiv_embed.plan import RunPlan, embeddings_key
-from arxiv_embed.stores.protocol import PAPER_CHUNK
+from arxiv_embed.reuse import CHECKPOINTS, STORE, Reuse
+from arxiv_embed.vectors import of_whole_papers
 
 ESTIMATED, LEARNED = 1_000, 2_000
 """Papers of a shard, evenly spread, by which its tokens are estimated, and of which lengths are learned: few enough to
@@ -46,6 +48,7 @@ class Embedder:
         self._checkpoints = checkpoints
         self._equipment = equipment
         self._journal = journal
+        self._reuse = Reuse(plan, fresh, checkpoints, equipment.store, journal)
 
     @property
     def packed(self) -> bool:
@@ -53,7 +56,8 @@ class Embedder:
         return self._equipment.packed
 
     def embed(self, key: str, papers: Checkpoint, before: Checkpoint | None, urgent: Sequence[bool] | None) -> Manifest:
-        """Commits the papers' vectors; of the texts that `before` holds it takes those. The `urgent` come first."""
+        """Commits the papers' vectors, those of texts that were embedded before taken from `before` or elsewhere. The
+        `urgent` come first."""
         space = self._plan.space
         target = embeddings_key(key, space)
         self.batches = []
@@ -87,7 +91,7 @@ class Embedder:
                 papers.tables["papers"],
                 space.dimensions,
                 pool,
-                known=[before.tables["vectors"], *finished] if before else finished,
+                sources=self._reuse.sources(before, finished),
                 segments=segments,
                 urgent=urgent,
                 on_batch=on_batch,
@@ -101,12 +105,16 @@ class Embedder:
         seconds = time.monotonic() - begun
         for failure in embedded.failures.to_pylist():
             self._journal.record(PaperFailed(key, **failure))
-        whole = embedded.vectors.filter(pc.equal(embedded.vectors["chunk_index"], PAPER_CHUNK))
+        whole = of_whole_papers(embedded.vectors)
         cut = whole["cut_tokens"].to_numpy()
         batches = [batch for _, batch in self.batches]
         peaks: dict[str, int] = {}
         for batch in batches:
             peaks[batch.device] = max(peaks.get(batch.device, 0), batch.peak_memory)
+        dtype = self._equipment.dtype or ""
+        dtypes = Counter({dtype: whole.num_rows - embedded.resumed + embedded.same_text})
+        for origin, count in embedded.reused.items():
+            dtypes[origin.dtype] += count
         manifest = self._checkpoints.commit(
             target,
             {"vectors": embedded.vectors, "failures": embedded.failures},
@@ -114,6 +122,9 @@ class Embedder:
             counts={
                 "papers": whole.num_rows,
                 "resumed": embedded.resumed,
+                "from_checkpoints": embedded.reused_from(CHECKPOINTS),
+                "from_store": embedded.reused_from(STORE),
+                "same_text": embedded.same_text,
                 "chunks": embedded.vectors.num_rows - whole.num_rows,
                 "tokens": int(whole["tokens"].to_numpy().sum()),
                 "embedded_tokens": sum(batch.tokens for batch in batches),
@@ -126,7 +137,7 @@ class Embedder:
             run_id=self._run_id,
             details={
                 "space": vars(space),
-                "dtype": self._equipment.dtype or (before.manifest.details["dtype"] if before else ""),
+                "dtypes": {name: papers for name, papers in sorted(dtypes.items()) if papers},
                 "devices": [device.name for device in self._plan.devices],
                 "seconds": round(seconds, 3),
                 "memory": peaks,

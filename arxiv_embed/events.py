@@ -131,10 +131,11 @@ class SegmentSaved(Event):
 
 @dataclass(frozen=True)
 class ShardEmbedded(Event):
-    """`resumed` papers had vectors of their very text already and took no time of a device; `tokens` counts all
-    papers', `embedded_tokens` those done in `seconds`, `padded_tokens` what was computed for them. `cut_tokens` lay
-    beyond the token limit, in `cut_papers` papers; `long_papers` have their own vector from their first tokens only
-    (`Space.paper_reach`)."""
+    """`resumed` papers had vectors of their very text already and took no time of a device: `from_checkpoints` of other
+    shards or earlier content, `from_store`, of the `same_text` as one that was embedded with them, and the others from
+    the shard's own last checkpoint and segments. `tokens` counts all papers', `embedded_tokens` those done in
+    `seconds`, `padded_tokens` what was computed for them. `cut_tokens` lay beyond the token limit, in `cut_papers`
+    papers; `long_papers` have their own vector from their first tokens only (`Space.paper_reach`)."""
 
     name = "shard_embedded"
     shard: str
@@ -149,6 +150,9 @@ class ShardEmbedded(Event):
     cut_tokens: int
     seconds: float
     failed: int = 0
+    from_checkpoints: int = 0
+    from_store: int = 0
+    same_text: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import NoStore, open_store
 
 EXAMPLES_NAMED = 3
+HALF = 32
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,13 @@ def embeddings_key(shard: str, space: Space) -> CheckpointKey:
 
 def stored_identity(papers: Manifest, embeddings: Manifest) -> str:
     """What the store remembers of a shard: equal exactly while neither checkpoint has changed."""
-    return f"{papers.identity[:32]}{embeddings.identity[:32]}"
+    return f"{papers.identity[:HALF]}{embeddings.identity[:HALF]}"
+
+
+def is_filled_from(stored: Iterable[str], embeddings: Collection[str]) -> bool:
+    """Whether all that a store remembers (`stored_identity`) was made of these embeddings (`Manifest.identity`)."""
+    known = {identity[:HALF] for identity in embeddings}
+    return all(identity[HALF:] in known for identity in stored)
 
 
 def covers(papers: Manifest, shard: Shard) -> bool:

@@ -44,6 +44,9 @@ from arxiv_embed.stores.rows import stored_rows
 Report = PapersRead | ShardEmbedded | ShardStored
 """What a step says of its shard."""
 
+REUSED = ("from_checkpoints", "from_store", "same_text")
+"""Counts of a shard's papers by where the run that committed it had their vectors from."""
+
 READER_WAIT_SECONDS = 600.0
 """How long a run waits for another that reads the same shard."""
 
@@ -266,6 +269,7 @@ class Run:
                 manifest = held.manifest
         counts, seconds = manifest.counts, manifest.details["seconds"]
         if manifest.run_id != self.run_id:  # its time and work were another run's
+            counts = {name: number for name, number in counts.items() if name not in REUSED}
             counts = {**counts, "resumed": counts["papers"], "embedded_tokens": 0, "padded_tokens": 0}
             seconds = 0.0
         report = ShardEmbedded(shard=key, **counts, seconds=seconds)

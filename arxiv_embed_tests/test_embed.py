@@ -5,7 +5,6 @@ The pool is a fake where only the decision to embed matters; the files, the stor
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,88 +28,19 @@ import arxiv_embed.plan
 from arxiv_embed.checkpoint.atomic import NoSpace
 from arxiv_embed.checkpoint.manifest import CheckpointKey
 from arxiv_embed.checkpoint.segments import Segments
-from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.embed import embed_shard, papers_table
 from arxiv_embed.encoding.model import resolve_model
-from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.plan import embeddings_key, papers_key, plan_run
 from arxiv_embed.record import ProgressReader, progress_path
+from arxiv_embed.reuse import OWN, Origin, Source
 from arxiv_embed.run import Run
-from arxiv_embed.settings import RunOptions, settings_from_environment
-from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed_tests.damage import DAMAGES, flip
-from arxiv_embed_tests.fake_pool import FakePool, run_shards
+from arxiv_embed_tests.desk import Desk, record
+from arxiv_embed_tests.fake_pool import FakePool
 from arxiv_embed_tests.small_disk import grow, small_disk
-
-
-def record(name: str, abstract: str = "", updated: str = "2024-01-01") -> dict[str, Any]:
-    return {
-        "id": name,
-        "title": f"On {name}",
-        "abstract": abstract or f"All there is to say on {name}.",
-        "categories": "cs.LG",
-        "update_date": updated,
-    }
-
-
-class Desk:
-    """One user's folder, home and options, and the pool that sees what is embedded."""
-
-    def __init__(self, top: Path) -> None:
-        self.folder = top / "metadata"
-        self.folder.mkdir(parents=True)
-        self.home = top / "home"
-        self.settings = settings_from_environment({"ARXIV_EMBED_HOME": str(self.home)})
-        self.options = RunOptions(self.folder, self.settings.store, self.settings.checkpoints, devices="cpu:1")
-        self.pool = FakePool()
-        self.runs = 0
-
-    def put(self, name: str, *records: dict[str, Any]) -> Path:
-        path = self.folder / name
-        path.write_text("".join(json.dumps(line) + "\n" for line in records))
-        self.runs += 1
-        os.utime(path, ns=(self.runs * 10**9, self.runs * 10**9))
-        return path
-
-    def run(self, *, steps: Sequence[str] = ("read", "embed", "store"), **options: Any) -> list[str]:
-        """Runs what is pending; returns the papers whose texts took time of a device."""
-        self.runs += 1
-        before = len(self.pool.embedded)
-        run_shards(replace(self.options, **options), self.home, f"run-{self.runs}", steps)
-        return sorted(text.split("\n")[0].removeprefix("On ") for text in self.pool.embedded[before:])
-
-    def pending(self, **options: Any) -> dict[str, tuple[str, ...]]:
-        plan = plan_run(replace(self.options, **options), self.settings)
-        return {shard.shard.key: shard.steps for shard in plan.pending}
-
-    @cached_property
-    def space(self) -> Space:
-        return plan_run(self.options, self.settings).space
-
-    @property
-    def checkpoints(self) -> CheckpointStore:
-        return CheckpointStore(self.settings.checkpoints)
-
-    def rows(self) -> list[dict[str, Any]]:
-        store = LanceStore(Path(self.settings.store))
-        table = store._table(f"rows_{self.space.fingerprint}")
-        rows: list[dict[str, Any]] = table.to_arrow().sort_by("key").to_pylist()
-        assert len({row["key"] for row in rows}) == len(rows)
-        return rows
-
-    def stored(self) -> dict[str, str]:
-        """Paper → abstract, as the store has them."""
-        return {row["paper_id"]: row["abstract"] for row in self.rows() if row["chunk_index"] == -1}
-
-    def files(self, asset: str, name: str, shard: str = "a.jsonl") -> list[Path]:
-        return sorted(self.settings.checkpoints.glob(f"{asset}/*/{shard}/{name}"))
-
-    def events(self, event: str) -> list[dict[str, Any]]:
-        lines = progress_path(self.settings, f"run-{self.runs}").read_text().splitlines()
-        return [line for line in map(json.loads, lines) if line["event"] == event]
 
 
 @pytest.fixture
@@ -522,7 +452,12 @@ def embed(
     folder: Path, pool: FakePool, papers: pa.Table = PAPERS, known: Sequence[pa.Table] = ()
 ) -> arxiv_embed.embed.Embedded:
     segments = Segments(folder, KEY)
-    return embed_shard(papers, 8, lambda: pool, known=[*known, *segments.tables()], segments=segments)
+    return embed_shard(papers, 8, lambda: pool, sources=[holding(*known, *segments.tables())], segments=segments)
+
+
+def holding(*tables: pa.Table) -> Source:
+    """A source that has these vectors, whatever it is asked for."""
+    return lambda texts: [(Origin(OWN), table) for table in tables]
 
 
 @given(order=st.permutations(range(6)), known=st.sets(st.integers(0, 5)), saved=st.sets(st.integers(0, 5)))
@@ -549,9 +484,9 @@ def test_the_pool_is_not_asked_for_where_there_is_nothing_to_embed(tmp_path: Pat
     def no_pool() -> FakePool:
         raise AssertionError
 
-    again = embed_shard(PAPERS, 8, no_pool, known=[vectors], segments=Segments(tmp_path, KEY))
+    again = embed_shard(PAPERS, 8, no_pool, sources=[holding(vectors)], segments=Segments(tmp_path, KEY))
     assert again.vectors.equals(vectors)
-    empty = embed_shard(PAPERS.slice(0, 0), 8, no_pool, known=[vectors], segments=Segments(tmp_path, KEY))
+    empty = embed_shard(PAPERS.slice(0, 0), 8, no_pool, sources=[holding(vectors)], segments=Segments(tmp_path, KEY))
     assert (empty.vectors.num_rows, empty.resumed) == (0, 0)
 
 
@@ -721,7 +656,7 @@ def test_finished_papers_become_a_segment_in_time_though_no_more_arrive(
                 assert sum(saved) == len(self.embedded)
 
     segments = Segments(tmp_path, KEY)
-    embed_shard(PAPERS, 8, lambda: Slow(8), known=[], segments=segments, on_segment=saved.append)
+    embed_shard(PAPERS, 8, lambda: Slow(8), segments=segments, on_segment=saved.append)
     assert sum(saved) == 6
 
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest, Source
 from arxiv_embed.checkpoint.segments import Segments
 from arxiv_embed.checkpoint.store import CheckpointStore
-from arxiv_embed.embed import FAILURES, PAPERS, REJECTS, vectors_schema
+from arxiv_embed.embed import FAILURES, PAPERS, REJECTS
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.errors import ArxivEmbedError
@@ -38,6 +38,7 @@ from arxiv_embed.run import Run
 from arxiv_embed.settings import DEFAULT_MODEL, RunOptions, Settings, settings_from_environment
 from arxiv_embed.stores.protocol import PAPER_CHUNK, open_store
 from arxiv_embed.stores.rows import stored_rows
+from arxiv_embed.vectors import vectors_schema
 from bench.data import REPOSITORY, real_data
 from bench.metric import Metric
 

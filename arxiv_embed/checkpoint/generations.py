@@ -67,9 +67,9 @@ class Generations:
                 if number >= before:
                     continue
                 try:
-                    return check(self._reader(number))
+                    return check(self.reader(number))
                 except DamagedCheckpoint as fault:
-                    if not self._path(number, _MANIFEST).exists():
+                    if not self.has(number):
                         break  # another process has replaced it, or set it aside: look again
                     on_fault(number, fault)
             else:
@@ -98,7 +98,7 @@ class Generations:
             write_atomically(self._folder / manifest.files[table].name, content)
         write_atomically(self._path(manifest.generation, _MANIFEST), manifest.to_json().encode())
         try:
-            reader = self._reader(manifest.generation)
+            reader = self.reader(manifest.generation)
             reader.check()
         except DamagedCheckpoint as fault:
             raise ArxivEmbedError(
@@ -111,6 +111,9 @@ class Generations:
         """Moves a damaged generation to the quarantine; raises `ArxivEmbedError` where that cannot be written."""
         return self._quarantine.set_aside(self._files(number), self._damage(number, fault))
 
+    def has(self, number: int) -> bool:
+        return self._path(number, _MANIFEST).exists()
+
     def try_to_set_aside(self, number: int, fault: DamagedCheckpoint) -> Damage | None:
         """For who only reads: what cannot be moved is reported, and read past."""
         return self._quarantine.try_to_set_aside(self._files(number), self._damage(number, fault))
@@ -121,7 +124,7 @@ class Generations:
             damage = None
             size = size_of(self._files(number))
             try:
-                self._reader(number).check()
+                self.reader(number).check()
             except DamagedCheckpoint as fault:
                 damage = self._damage(number, fault)
                 damage = self._quarantine.found(self._files(number), damage, repair=repair)
@@ -129,7 +132,8 @@ class Generations:
                     continue  # another process has replaced it, or set it aside
             yield Verified(f"generation {number} of {self._key}", size, damage)
 
-    def _reader(self, number: int) -> CheckpointReader:
+    def reader(self, number: int) -> CheckpointReader:
+        """Of one generation, whose manifest alone is verified; raises `DamagedCheckpoint`."""
         path = self._path(number, _MANIFEST)
         try:
             with reading(path):
@@ -143,6 +147,11 @@ class Generations:
             raise DamagedCheckpoint(self._key, path.name, str(fault)) from None
         return CheckpointReader(self._folder, manifest)
 
+    def number_of(self, manifest: Path) -> int | None:
+        """Of a file in this folder; None where it is no manifest."""
+        match = _FILE.fullmatch(manifest.name)
+        return int(match[1]) if match and match[2] == _MANIFEST else None
+
     def _damage(self, number: int, fault: DamagedCheckpoint) -> Damage:
         others = [other for other in self._numbers() if other != number and self._is_whole(other)]
         remedy = DONE_AGAIN
@@ -152,7 +161,7 @@ class Generations:
 
     def _is_whole(self, number: int) -> bool:
         try:
-            sized(self._reader(number))
+            sized(self.reader(number))
         except DamagedCheckpoint:
             return False
         return True

@@ -64,14 +64,19 @@ class Segments:
         for path in self._paths():
             if (match := _NAME.fullmatch(path.name)) is not None:
                 self._next = max(self._next, int(match[1]) + 1)
-            try:
-                table = self._read(path)
-            except DamagedFile as fault:
-                self._quarantine.try_to_set_aside([path], self._damage(path, fault))
-                continue
-            self.from_other_sources += table.schema.metadata.get(b"source") != self._source
-            found.append(table.replace_schema_metadata())
+            if (table := self.table(path)) is not None:
+                self.from_other_sources += table.schema.metadata.get(b"source") != self._source
+                found.append(table.replace_schema_metadata())
         return found
+
+    def table(self, path: Path) -> pa.Table | None:
+        """What one of these files holds, verified, with the mark of where it belongs; None where it has gone, or does
+        not verify and is set aside."""
+        try:
+            return self._read(path)
+        except DamagedFile as fault:
+            self._quarantine.try_to_set_aside([path], self._damage(path, fault))
+        return None
 
     def append(self, table: pa.Table) -> None:
         """Makes `table` durable."""
@@ -83,11 +88,10 @@ class Segments:
 
     def forget_other_runs(self, runs: Collection[str]) -> None:
         """Removes what other runs than these have finished: a fresh start counts on nothing but its own."""
-        ours = {run.encode() for run in runs}
         others = []
         for path in self._paths():
             with contextlib.suppress(DamagedFile):  # `tables` sets it aside
-                if self._read(path).schema.metadata.get(b"run") not in ours:
+                if run_of(self._read(path)) not in runs:
                     others.append(path)
         if others:
             remove(others, self._folder)
@@ -129,6 +133,11 @@ class Segments:
 
     def _damage(self, path: Path, fault: DamagedFile) -> Damage:
         return Damage.of(self._key, path.name, str(fault), REMEDY)
+
+
+def run_of(segment: pa.Table) -> str:
+    """The run that a segment says it was made by."""
+    return str((segment.schema.metadata or {}).get(b"run", b"").decode("utf-8", "replace"))
 
 
 def marked_key(path: Path) -> CheckpointKey:

@@ -23,6 +23,7 @@ from arxiv_embed.checkpoint.atomic import DamagedFile, disk_faults_as_sentences,
 from arxiv_embed.checkpoint.generations import Generations, Verified, checked, sized, unreported
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.checkpoint.manifest import CheckpointKey, DataFile, Manifest, Source
+from arxiv_embed.checkpoint.parts import GenerationPart, Part, SegmentPart
 from arxiv_embed.checkpoint.quarantine import Damage, Quarantine, now
 from arxiv_embed.checkpoint.reader import CheckpointReader
 from arxiv_embed.checkpoint.segments import Segments, marked_key
@@ -151,6 +152,20 @@ class CheckpointStore:
             with contextlib.suppress(DamagedFile), reading(path):
                 found[path.parent] = Manifest.from_json(path.read_bytes()).key
         return sorted(found.values(), key=_order)
+
+    def parts(self, asset: str, space: str) -> list[Part]:
+        """Every shard's generations and segments in a space, as they are listed: none is read."""
+        found: list[Part] = []
+        folders: dict[Path, CheckpointKey] = {}
+        place = self.root / asset / _space_name(space)
+        for path in sorted(place.glob("*/g*.manifest.json")):
+            folders.setdefault(path.parent, self._key_of(path.parent))
+            generations = self._generations(folders[path.parent])
+            if (number := generations.number_of(path)) is not None:
+                found.append(GenerationPart(path, generations, number))
+        for path in sorted(place.glob(f"*/{SEGMENTS}/s*.arrow")):
+            found.append(SegmentPart(path, self.segments(self._key_of(path.parent.parent))))
+        return found
 
     def segments(self, key: CheckpointKey, source_sha256: str = "", run_id: str = "") -> Segments:
         """The finished parts of a shard under way; those that are added are marked as made from that source by that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -43,6 +44,18 @@ def open_file(source: Any, columns: Sequence[str] | None = None) -> pa.RecordBat
         return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
     except pa.ArrowException as error:
         raise DamagedFile(str(error)) from None
+
+
+def glance(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a file, without reading the others; their buffers fit, and their content may be anything. Raises
+    `DamagedFile`, `OSError`."""
+    try:
+        with pa.OSFile(str(path)) as source:
+            rows = open_file(source, columns).read_all().select(list(columns))
+            rows.validate(full=True)
+    except (pa.ArrowException, ValueError) as error:
+        raise DamagedFile(str(error)) from None
+    return rows
 
 
 def sha256(content: bytes | memoryview) -> str:

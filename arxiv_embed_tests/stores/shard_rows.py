@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from arxiv_embed.embed import papers_table, vectors_schema
+from arxiv_embed.embed import papers_table
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed.stores.rows import stored_rows
+from arxiv_embed.vectors import vectors_schema
 from arxiv_embed_tests.fake_pool import vectors_of
 
 SPACE = Space("tiny", "r1", "retrieval", "", "mean", True, "sentences:128", 1, 512, 0, 0, 256, 8, "title", "")
