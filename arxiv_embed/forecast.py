@@ -32,6 +32,9 @@ class Forecast:
     rests on."""
 
     papers: int
+    reusable: int
+    """Papers of shards that are to be done again or are no more, of which vectors are held: at most so many of the
+    `papers` need no embedding, and the tokens and seconds are those without that."""
     tokens: int
     tokens_basis: str
     devices: tuple[str, ...]
@@ -58,6 +61,7 @@ def forecast(plan: RunPlan, options: RunOptions, settings: Settings) -> Forecast
     peak = max((peak for manifest in alike for peak in manifest.details["memory"].values()), default=0)
     return Forecast(
         papers=plan.papers,
+        reusable=_reusable(plan, options),
         tokens=tokens,
         tokens_basis=tokens_basis,
         devices=devices,
@@ -113,6 +117,20 @@ def _by_texts(reader: CheckpointReader, estimator: TokenEstimator, most: int) ->
         estimated = estimator.estimate(texts_of(some), some["categories"].to_pylist())
         total += float(np.minimum(estimated, most).sum())
     return rows, total * rows / max(1, len(places))
+
+
+def _reusable(plan: RunPlan, options: RunOptions) -> int:
+    """By the manifests alone, as texts are known only when they are read."""
+    if plan.fresh is not None or not plan.papers:
+        return 0
+    checkpoints = CheckpointStore(options.checkpoints)
+    embeds = {shard.shard.key for shard in plan.shards if shard.embed}
+    held = 0
+    for key in checkpoints.keys():  # noqa: SIM118 - no mapping
+        if key == embeddings_key(key.shard, plan.space) and (key.shard in embeds or key.shard not in plan.listed):
+            manifest = checkpoints.manifest(key)
+            held += manifest.counts.get("papers", 0) if manifest else 0
+    return min(held, plan.papers)
 
 
 def _measured(plan: RunPlan, options: RunOptions) -> Sequence[Manifest]:

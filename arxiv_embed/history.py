@@ -11,7 +11,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,7 +41,8 @@ class DamagedHistory(DamagedFile):
 
 @dataclass(frozen=True)
 class Embedded:
-    """A shard's vectors in one space: the generation of their checkpoint, and which run committed it when."""
+    """A shard's vectors in one space: the generation of their checkpoint, which run committed it when, and of how many
+    papers it had the vectors already (None, and left out, in a document of a version that did not say)."""
 
     generation: int
     papers: int
@@ -50,6 +51,7 @@ class Embedded:
     failed_papers: int
     time: str
     run_id: str
+    reused_papers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class History(Tally):
                 "database": self.database,
                 "records": self.records,
             },
-            "processed_files": self.processed_files,
+            "processed_files": _each(_written, self.processed_files),
             "failed_files": self.failed_files,
             "gpu_stats": dict(sorted(self.gpu_stats.items())),
             "performance_history": dict(sorted(self.performance_history.items())),
@@ -129,6 +131,14 @@ class History(Tally):
 
 def _each(make: Callable[[Any], Any], parts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: make(part) for name, part in parts.items()}
+
+
+def _written(file: ProcessedFile) -> dict[str, Any]:
+    parts = asdict(file)
+    for space in parts["spaces"].values():
+        if space["reused_papers"] is None:
+            del space["reused_papers"]
+    return parts
 
 
 def _processed_file(file: Mapping[str, Any]) -> ProcessedFile:
@@ -238,6 +248,7 @@ def processed_files(checkpoints: CheckpointStore, spaces: Collection[str] | None
             failed_papers=embeddings.counts.get("failed", 0),
             time=embeddings.created,
             run_id=embeddings.run_id,
+            reused_papers=embeddings.counts.get("resumed"),
         )
     return dict(sorted(found.items()))
 

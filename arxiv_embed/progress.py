@@ -63,7 +63,11 @@ class RunProgress:
     """How many the run has to embed: estimated, then counted shard by shard."""
     papers_done: int = 0
     papers_reused: int = 0
-    """Those of them that had vectors of their very text already."""
+    """Those of them that had vectors of their very text already, and took no time of a device."""
+    reused_from_checkpoints: int = 0
+    reused_from_store: int = 0
+    reused_same_text: int = 0
+    """Of those: as `ShardEmbedded` tells them apart; the others are from their shard's own last checkpoint."""
     embedding_seconds: float = 0.0
     """Seconds that the devices were at work, not counting their start."""
     rejects: int = 0
@@ -111,11 +115,16 @@ class RunProgress:
     def tokens(self) -> int:
         return sum(device.tokens for device in self.devices.values())
 
+    @property
+    def papers_embedded(self) -> int:
+        """By the devices, in this run."""
+        return sum(device.papers for device in self.devices.values())
+
     def seconds_left(self, now: float) -> float | None:
         """From what was done since the devices were ready, in tokens where these were estimated, as the longest papers
         go first, otherwise in papers; None while that says nothing."""
         worked = now - self.ready
-        embedded = sum(device.papers for device in self.devices.values()) - self._embedded_before
+        embedded = self.papers_embedded - self._embedded_before
         if not self.ready or embedded == 0 or worked < 3:
             return None
         left = max(0, self.papers - self.papers_done)
@@ -151,7 +160,7 @@ class RunProgress:
         notice = f"{self.model}: {NOT_PACKED}"
         if not line.get("packed", True) and notice not in self.notices:  # a pool that is started anew is no news
             self.notices.append(notice)
-        self._embedded_before = sum(device.papers for device in self.devices.values())
+        self._embedded_before = self.papers_embedded
         self._tokens_before = self.tokens
         for device in self.devices.values():
             device.recent.clear()  # a pool that was started anew has a speed of its own
@@ -230,6 +239,9 @@ class RunProgress:
         self._done_in[line["shard"]] = line["papers"] + line.get("failed", 0)
         self.papers_done += line["papers"] + line.get("failed", 0) - embedded
         self.papers_reused += line["papers"] - embedded
+        self.reused_from_checkpoints += line.get("from_checkpoints", 0)
+        self.reused_from_store += line.get("from_store", 0)
+        self.reused_same_text += line.get("same_text", 0)
         if embedded:
             self.embedding_seconds += line["seconds"]
         self.long_papers += line["long_papers"]

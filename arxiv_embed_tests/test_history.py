@@ -135,6 +135,7 @@ def commit(
     sha256: str = "c",
     embedded: str | None = None,
     run_id: str = "r1",
+    reused: int | None = 1,
 ) -> None:
     """Both checkpoints of a shard; its vectors are of the content `embedded`."""
     store = CheckpointStore(settings.checkpoints)
@@ -150,7 +151,7 @@ def commit(
         CheckpointKey("embeddings", shard, space),
         {"vectors": table, "failures": table.slice(0, 1)},
         source=Source("s", sha256 if embedded is None else embedded),
-        counts={"papers": 1, "chunks": 5, "failed": 1},
+        counts={"papers": 1, "chunks": 5, "failed": 1, **({} if reused is None else {"resumed": reused})},
         run_id=run_id,
     )
 
@@ -185,9 +186,18 @@ def test_the_document_is_readable_and_has_the_parts_it_promises(settings: Settin
         2,
         1,
     )
-    assert space["run_id"] == "r1"
+    assert (space["run_id"], space["reused_papers"]) == ("r1", 1)
     assert parts["failed_files"] == {"b.jsonl": asdict(FAILURE)}
     assert load_history(path) == history
+
+
+def test_a_document_of_before_reused_papers_were_counted_is_whole_and_brought_up_to_date(settings: Settings) -> None:
+    commit(settings, "a.jsonl", reused=None)
+    content = refresh(settings).to_json()
+    assert b"reused_papers" not in content
+    assert History.from_json(content).to_json() == content
+    commit(settings, "b.jsonl", reused=0)
+    assert refresh(settings).processed_files["b.jsonl"].spaces[SPACE].reused_papers == 0
 
 
 def test_what_the_devices_did_and_met_is_summed_up(settings: Settings) -> None:
@@ -503,7 +513,7 @@ PROCESSED = st.builds(
     TEXT,
     COUNTS,
     COUNTS,
-    st.dictionaries(TEXT, st.builds(Embedded, *[COUNTS] * 5, TEXT, TEXT), max_size=2),
+    st.dictionaries(TEXT, st.builds(Embedded, *[COUNTS] * 5, TEXT, TEXT, st.none() | COUNTS), max_size=2),
 )
 FAILED = st.builds(FailedShard, TEXT, TEXT, COUNTS, TEXT, TEXT, TEXT, st.booleans())
 

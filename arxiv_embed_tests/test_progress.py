@@ -213,6 +213,15 @@ def test_the_present_speed_counts_the_last_half_minute_only() -> None:
     assert early.devices["cpu:0"].rates(12.0, 8.0)[0] == pytest.approx(2)
 
 
+def test_what_was_reused_is_told_apart_by_where_it_came_from_and_from_what_was_embedded(tmp_path: Path) -> None:
+    sources = {"from_checkpoints": 12, "from_store": 5, "same_text": 1}
+    done = replace(embedded("a", 50, resumed=20), **sources)
+    progress = read(record(tmp_path / "record", [*RUN[:7], done]))
+    assert (progress.papers_embedded, progress.papers_reused) == (30, 20)
+    assert progress.reused_from_checkpoints == 12
+    assert (progress.reused_from_store, progress.reused_same_text) == (5, 1)
+
+
 def test_the_time_left_follows_from_papers_embedded_not_from_reused_ones() -> None:
     progress = RunProgress()
     progress.apply({"time": 0.0, "event": "run_started", **vars(started("a", "b", papers=300))})

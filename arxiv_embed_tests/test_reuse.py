@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import arxiv_embed.equipment
 import arxiv_embed.plan
 from arxiv_embed.checkpoint.parts import GenerationPart
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.encoding.model import resolve_model
+from arxiv_embed.forecast import forecast
 from arxiv_embed.plan import embeddings_key, plan_run
 from arxiv_embed.run import Run
 from arxiv_embed.stores.lance import LanceStore
@@ -34,6 +37,9 @@ from arxiv_embed.vectors import sound_ones
 from arxiv_embed_tests.damage import DAMAGES, flip
 from arxiv_embed_tests.desk import Desk, record
 from arxiv_embed_tests.fake_pool import vectors_of
+
+resolved = cache(resolve_model)
+"""It reads all the weights, and they do not change."""
 
 FIRST = [record(f"2401.{n:05d}") for n in range(1, 5)]
 SECOND = [record(f"2402.{n:05d}") for n in range(1, 4)]
@@ -45,7 +51,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """Two files, embedded and stored."""
     desk = Desk(tmp_path)
     monkeypatch.setattr(arxiv_embed.equipment, "Pool", desk.pool)
-    monkeypatch.setattr(arxiv_embed.plan, "resolve_model", cache(resolve_model))  # it reads all the weights
+    monkeypatch.setattr(arxiv_embed.plan, "resolve_model", resolved)
     desk.put("a.jsonl", *FIRST)
     desk.put("b.jsonl", *SECOND)
     assert desk.run() == ALL
@@ -396,6 +402,23 @@ def test_a_checkpoint_made_before_it_was_counted_where_vectors_came_from_is_used
     assert manifest.details["dtypes"] == {"bfloat16": 5}
 
 
+def test_a_plan_promises_no_device_time_without_saying_how_much_may_be_reused(desk: Desk) -> None:
+    renamed(desk)
+    desk.put("b.jsonl", *SECOND, record("2402.00004"))
+
+    def reusable(**options: Any) -> tuple[int, int]:
+        asked = replace(desk.options, **options)
+        expected = forecast(plan_run(asked, desk.settings), asked, desk.settings)
+        return expected.papers, expected.reusable
+
+    papers, held = reusable()
+    assert held == min(papers, len(ALL)) > 0
+    assert reusable(fresh=True) == (papers, 0)
+    assert reusable(chunker="whole") == (papers, 0)
+    desk.run()
+    assert reusable() == (0, 0)
+
+
 # What is looked at, and when
 
 
@@ -517,3 +540,83 @@ def test_a_run_whose_shards_share_texts_reads_each_checkpoint_that_helps_once_a_
     desk.put("d.jsonl", *FIRST, *SECOND)
     assert desk.run() == []
     assert [path.name for path in read] == ["a.jsonl", "b.jsonl"]
+
+
+# Whatever happens to the files
+
+FILES = ("a.jsonl", "b.jsonl", "sub/c.jsonl", "sub/d.jsonl", "e.jsonl")
+
+Changes = st.lists(
+    st.one_of(
+        st.tuples(st.just("rename"), st.sampled_from(FILES), st.sampled_from(FILES)),
+        st.tuples(st.just("join"), st.sampled_from(FILES), st.sampled_from(FILES)),
+        st.tuples(st.just("split"), st.sampled_from(FILES), st.sampled_from(FILES)),
+        st.tuples(st.just("copy"), st.sampled_from(FILES), st.sampled_from(FILES)),
+        st.tuples(st.just("date"), st.integers(0, 5)),
+        st.tuples(st.just("text"), st.integers(0, 5)),
+        st.tuples(st.just("shards"), st.sampled_from([1, 2, 3, 20])),
+        st.tuples(st.just("run")),
+    ),
+    max_size=12,
+)
+
+
+class Files:
+    """Records by file, as the folder is to have them; what a record is changed to is in every file that has it."""
+
+    def __init__(self, papers: int) -> None:
+        self.newest = {f"2401.{n:05d}": record(f"2401.{n:05d}", f"Text {n}.") for n in range(papers)}
+        self.of = {"a.jsonl": [*self.newest]}
+        self.changes = 0
+
+    def apply(self, change: str, *where: Any) -> None:
+        self.changes += 1
+        if change in ("date", "text"):
+            name = [*self.newest][where[0]]
+            day = f"2024-02-{self.changes:02d}"
+            new = {"abstract": f"Text {where[0]} anew, {self.changes}."} if change == "text" else {}
+            self.newest[name] = {**self.newest[name], **new, "update_date": day}
+        elif where[0] in self.of and where[0] != where[1]:
+            self.move(change, *where)
+
+    def move(self, change: str, origin: str, target: str) -> None:
+        held, there = self.of[origin], self.of.get(target, [])
+        if change == "rename" and not there:
+            self.of[target] = self.of.pop(origin)
+        elif change == "join":
+            self.of[target] = sorted({*there, *self.of.pop(origin)})
+        elif change == "copy":
+            self.of[target] = sorted({*there, *held})
+        elif change == "split" and len(held) > 1:
+            self.of[origin] = held[::2]
+            self.of[target] = sorted({*there, *held[1::2]})
+
+    def write(self, desk: Desk) -> None:
+        clear(desk)
+        for name, papers in self.of.items():
+            desk.put(name, *(self.newest[paper] for paper in papers))
+
+
+@given(changes=Changes)
+@settings(max_examples=25, deadline=None)
+def test_a_text_is_embedded_once_and_the_store_is_the_newest_of_every_paper_whatever_happens_to_files(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[Any, ...]]
+) -> None:
+    desk, files, shard_papers = Desk(tmp_path_factory.mktemp("desk")), Files(6), 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arxiv_embed.equipment, "Pool", desk.pool)
+        patch.setattr(arxiv_embed.plan, "resolve_model", resolved)
+        for change in [("run",), *changes, ("run",)]:
+            if change[0] == "shards":
+                shard_papers = change[1]
+            elif change[0] == "run":
+                files.write(desk)
+                desk.run(shard_papers=shard_papers)
+                assert desk.pending(shard_papers=shard_papers) == {}
+                assert desk.stored() == {name: line["abstract"] for name, line in files.newest.items()}
+                texts = {row["paper_id"]: row["updated"] for row in desk.rows()}
+                assert texts == {name: line["update_date"] for name, line in files.newest.items()}
+                assert len(desk.rows()) == 18
+            else:
+                files.apply(*change)
+    assert len(set(desk.pool.embedded)) == len(desk.pool.embedded)

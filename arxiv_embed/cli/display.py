@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arxiv_embed.cli.terminal import say
-from arxiv_embed.cli.wording import count, duration, plural
+from arxiv_embed.cli.wording import count, duration, papers_done, plural
 from arxiv_embed.gpu.inventory import DeviceFacts, describe
 from arxiv_embed.progress import RunProgress
 
@@ -107,7 +107,7 @@ def line(progress: RunProgress, now: float) -> str:
     left = progress.seconds_left(now)
     parts = [
         f"{progress.shards_done} of {plural(progress.shards, 'shard')}",
-        f"{count(progress.papers_done)} of {plural(progress.papers, 'paper')}",
+        papers_done(progress),
         f"{papers:.1f} papers/s",
         f"{count(tokens)} tokens/s",
         f"{count(progress.rejects)} rejects",
@@ -128,6 +128,8 @@ def block(progress: RunProgress, now: float) -> RenderableType:
     grid.add_row("shards", f"{progress.shards_done} of {progress.shards}", Text(doing, style="dim"))
     bar = ProgressBar(total=max(progress.papers, 1), completed=progress.papers_done, width=BAR_WIDTH)
     grid.add_row("papers", f"{count(progress.papers_done)} of {count(progress.papers)}", bar)
+    if progress.papers_reused:
+        grid.add_row("reused", count(progress.papers_reused), Text("papers, their text being known", style="dim"))
     grid.add_row("rejects", count(progress.rejects), Text(f"{duration(left)} left" if left else "", style="dim"))
     for name, device in progress.devices.items():
         papers, tokens = device.rates(now, progress.ready or now)

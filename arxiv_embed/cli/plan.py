@@ -112,15 +112,13 @@ def show(
     console.print()
     facts = {
         "shards": f"{len(pending)} to do, {unchanged} unchanged",
-        "papers": f"about {count(expected.papers)} to embed",
+        "papers": f"about {count(expected.papers)} to embed{_less_what_is_known(expected)}",
         "tokens": f"about {count(expected.tokens)} ({expected.tokens_basis})",
         "model": f"{planned.space.model}, {planned.space.dimensions} dimensions, {planned.space.chunker}, "
         f"{planned.space.max_tokens} tokens at most, paper vectors from the first {planned.space.paper_reach}",
         "devices": "\n".join(describe(device) for device in devices),
         "memory": f"about {size(expected.memory)} a device ({expected.memory_basis})",
-        "time": f"about {duration(expected.seconds)} ({expected.seconds_basis})"
-        if expected.seconds is not None
-        else f"unknown ({expected.seconds_basis})",
+        "time": _time(expected),
     }
     if priority:
         facts["first"] = f"papers of {' or '.join(map(printable, priority))}, and their shards"
@@ -128,6 +126,19 @@ def show(
     for name, fact in facts.items():
         grid.add_row(name, fact)
     console.print(grid)
+
+
+def _time(expected: Forecast) -> str:
+    if expected.seconds is None:
+        return f"unknown ({expected.seconds_basis})"
+    most = "at most about" if expected.reusable else "about"
+    return f"{most} {duration(expected.seconds)} ({expected.seconds_basis})"
+
+
+def _less_what_is_known(expected: Forecast) -> str:
+    if not expected.reusable:
+        return ""
+    return f", less those whose text was embedded before: vectors of {count(expected.reusable)} may serve"
 
 
 def failed_before(planned: RunPlan, options: RunOptions, settings: Settings) -> Iterator[str]:
@@ -153,6 +164,7 @@ def _as_json(
         "passed_over": [printable(name) for name in planned.passed_over],
         "unchanged": len(planned.shards) - len(planned.pending),
         "papers": expected.papers,
+        "papers_reused_at_most": expected.reusable,
         "tokens": expected.tokens,
         "space": planned.space.fingerprint,
         "model": planned.space.model,

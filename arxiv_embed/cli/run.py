@@ -14,7 +14,7 @@ from arxiv_embed.cli.display import display_on
 from arxiv_embed.cli.launched import LaunchedRun
 from arxiv_embed.cli.spaces import held_by_store
 from arxiv_embed.cli.terminal import complain, open_console, printable, say
-from arxiv_embed.cli.wording import count, duration, plural
+from arxiv_embed.cli.wording import count, duration, papers_done, plural
 from arxiv_embed.errors import ArxivEmbedError, sentence
 from arxiv_embed.plan import RunPlan, plan_run
 from arxiv_embed.progress import DeviceProgress, RunProgress
@@ -114,11 +114,14 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
     if killed:
         _tell_dagster(settings)
     if interrupted and progress.state != "done":
-        say(console, f"Interrupted, with everything saved that was finished ({_done(progress)}): {again} to go on.")
+        say(
+            console,
+            f"Interrupted, with everything saved that was finished ({papers_done(progress)}): {again} to go on.",
+        )
         return INTERRUPTED
     if killed:
         number = -launched.exit_code
-        complain(f"The run's process was killed by signal {number} after {_done(progress)}: {again} to go on.")
+        complain(f"The run's process was killed by signal {number} after {papers_done(progress)}: {again} to go on.")
         return SOMETHING_FAILED
     if not progress.started or progress.error:
         return _stopped(launched, progress, settings)
@@ -192,21 +195,11 @@ def shown(path: Path | str) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _done(progress: RunProgress) -> str:
-    return f"{count(progress.papers_done)} of {plural(progress.papers, 'paper')}"
-
-
 def summary(progress: RunProgress) -> str:
     """What a run that came to its end has done."""
-    embedded = sum(device.papers for device in progress.devices.values())
-    tokens = progress.tokens
-    seconds = progress.embedding_seconds
-    speed = f": {embedded / seconds:.1f} papers/s, {count(tokens / seconds)} tokens/s" if embedded and seconds else ""
     if not (progress.shards or progress.given_up):
         return "Nothing was left to do: another run has done it meanwhile"
-    lines = [f"{plural(embedded, 'paper')} embedded in {duration(seconds)}{speed}"]
-    if progress.papers_reused:
-        lines.append(f"{plural(progress.papers_reused, 'paper')} reused, their text being unchanged")
+    lines = _embedded_and_reused(progress)
     lines.append(f"{plural(progress.rows, 'row')} of {plural(progress.shards_done, 'shard')} stored")
     for name, device in progress.devices.items():
         if device.incidents:
@@ -239,6 +232,26 @@ def summary(progress: RunProgress) -> str:
         lines.append(f"left to {holder}: {shard}; run again when that has ended")
     lines += [f"damaged: {damage}" for damage in progress.damages]
     return "\n".join(lines)
+
+
+def _embedded_and_reused(progress: RunProgress) -> list[str]:
+    """Speed is that of the devices: what is reused takes none of their time."""
+    embedded, seconds, reused = progress.papers_embedded, progress.embedding_seconds, progress.papers_reused
+    papers = f"{plural(embedded, 'paper')} embedded"
+    took = f"in {duration(seconds)}"
+    if embedded and seconds:
+        took += f": {embedded / seconds:.1f} papers/s, {count(progress.tokens / seconds)} tokens/s"
+    if not reused:
+        return [f"{papers} {took}"]
+    places = {
+        "from other checkpoints": progress.reused_from_checkpoints,
+        "from the store": progress.reused_from_store,
+        "of the same text as another": progress.reused_same_text,
+    }
+    own = reused - sum(places.values())
+    some = [f"{count(number)} {place}" for place, number in {"unchanged": own, **places}.items() if number > 0]
+    lines = [f"{papers}, {count(reused)} reused" + (f"; embedded {took}" if embedded else "")]
+    return [*lines, f"reused: {', '.join(some)}"]
 
 
 def incidents(device: DeviceProgress) -> str:

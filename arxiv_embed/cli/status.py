@@ -18,7 +18,7 @@ from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.spaces import Held, described, held_by_store
 from arxiv_embed.cli.terminal import open_console, say
-from arxiv_embed.cli.wording import count, duration, plural
+from arxiv_embed.cli.wording import duration, papers_done, plural
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.runs import last_run
 from arxiv_embed.settings import Settings, settings_from_environment
@@ -125,10 +125,9 @@ def _described(held: Held) -> str:
 def _outcome(run: RunProgress) -> str:
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started or run.updated))
     took = duration(run.updated - run.started) if run.started else "0 s"
-    done = f"{count(run.papers_done)} of {plural(run.papers, 'paper')}"
     shards = f"{run.shards_done} of {plural(run.shards, 'shard')}"
     why = f" ({run.error})" if run.error else ""
-    return f"{run.state}{why}: begun {began}, {took}, {done}, {shards}"
+    return f"{run.state}{why}: begun {began}, {took}, {papers_done(run)}, {shards}"
 
 
 def _as_json(
@@ -151,6 +150,8 @@ def _as_json(
         "shards_done": last.shards_done,
         "papers": last.papers,
         "papers_done": last.papers_done,
+        "papers_embedded": last.papers_embedded,
+        "papers_reused": last.papers_reused,
         "failed": last.failed,
         "failed_papers": last.failed_papers,
         "given_up": last.given_up,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from arxiv_embed.progress import RunProgress
+
 
 def count(number: float) -> str:
     """12,345"""
@@ -32,3 +34,9 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def papers_done(progress: RunProgress) -> str:
+    """20 of 300 papers, 5 of them reused"""
+    reused = f", {count(progress.papers_reused)} of them reused" if progress.papers_reused else ""
+    return f"{count(progress.papers_done)} of {plural(progress.papers, 'paper')}{reused}"

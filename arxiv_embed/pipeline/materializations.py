@@ -129,7 +129,10 @@ def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
         }
     return {
         "papers": report.papers,
+        "embedded papers": embedded,
         "reused papers": report.resumed,
+        "reused papers from other checkpoints": report.from_checkpoints,
+        "reused papers from the store": report.from_store,
         "chunks": report.chunks,
         "tokens": report.tokens,
         **rates,

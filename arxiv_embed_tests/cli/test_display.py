@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from arxiv_embed.cli.display import LiveDisplay, PlainDisplay, block, display_on
+from arxiv_embed.cli.display import LiveDisplay, PlainDisplay, block, display_on, line
 from arxiv_embed.cli.run import summary
 from arxiv_embed.cli.terminal import PIPED_WIDTH, open_console
 from arxiv_embed.cli.wording import count, duration, plural, size
@@ -144,6 +144,40 @@ def test_a_pipe_gets_plain_lines_of_a_fixed_width(monkeypatch: pytest.MonkeyPatc
 def test_the_summary_leaves_out_what_did_not_happen() -> None:
     lines = summary(progress_of(STARTED)).splitlines()
     assert lines == ["0 papers embedded in 0.0 s", "0 rows of 0 shards stored"]
+
+
+REUSED = {
+    "time": 1009.0,
+    "event": "shard_embedded",
+    "shard": "[a].jsonl",
+    "papers": 30,
+    "resumed": 15,
+    "from_checkpoints": 10,
+    "from_store": 2,
+    "same_text": 1,
+    "long_papers": 0,
+    "cut_papers": 0,
+    "cut_tokens": 0,
+    "seconds": 5.0,
+}
+
+
+def test_what_was_reused_is_shown_apart_from_what_was_embedded_and_counts_for_no_speed() -> None:
+    progress = halfway()
+    progress.apply(REUSED)
+    lines = summary(progress).splitlines()
+    assert lines[0] == "15 papers embedded, 15 reused; embedded in 5.0 s: 3.0 papers/s, 600 tokens/s"
+    assert lines[1] == "reused: 2 unchanged, 10 from other checkpoints, 2 from the store, 1 of the same text as another"
+    assert line(progress, 1009.0).startswith("0 of 2 shards, 30 of 30 papers, 15 of them reused, ")
+    assert [shown.split()[1] for shown in rendered(progress, 1009.0).splitlines() if shown.startswith("reused")] == [
+        "15"
+    ]
+
+
+def test_where_all_was_reused_no_time_is_told() -> None:
+    progress = progress_of(STARTED)
+    progress.apply({**REUSED, "resumed": 30, "from_checkpoints": 30, "from_store": 0, "same_text": 0, "seconds": 0.0})
+    assert summary(progress).splitlines()[:2] == ["0 papers embedded, 30 reused", "reused: 30 from other checkpoints"]
 
 
 def test_a_run_that_came_after_another_says_so() -> None:
