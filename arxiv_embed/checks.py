@@ -15,7 +15,7 @@ from arxiv_embed.checkpoint.store import Checkpoint
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.stores.protocol import PAPER_CHUNK, Filters, VectorStore
-from arxiv_embed.vectors import NORM_TOLERANCE, matrix_of, squared_lengths
+from arxiv_embed.vectors import NORM_TOLERANCE, matrix_of, of_whole_papers, squared_lengths
 
 Vector = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Mapping[int, Vector]]
@@ -156,11 +156,10 @@ def check_store(
 
 def check_index(store: VectorStore, embeddings: Checkpoint, space: Space) -> CheckResult:
     """Of the whole store's index, asked for the neighbours of some of a shard's papers."""
-    vectors = embeddings.tables["vectors"]
-    of_papers = vectors.filter(pc.equal(vectors["chunk_index"], PAPER_CHUNK))
+    of_papers = of_whole_papers(embeddings.tables["vectors"])
     begun = time.monotonic()
     recalls: list[float] = []
-    for vector in _matrix(of_papers.take(_spread(of_papers.num_rows, RECALL_PAPERS))):
+    for vector in matrix_of(of_papers.take(_spread(of_papers.num_rows, RECALL_PAPERS))):
         recalls.append(_recall(store, space, vector))
         if time.monotonic() - begun > RECALL_SECONDS:
             break
