@@ -14,7 +14,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY pyproject.toml README.md ./
 COPY arxiv_embed ./arxiv_embed
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/venv/bin/pip install --constraint constraints.txt ".[postgres]"
+    /opt/venv/bin/pip install --constraint constraints.txt .
 
 
 FROM python:3.11.15-slim-bookworm

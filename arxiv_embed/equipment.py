@@ -16,7 +16,7 @@ from arxiv_embed.gpu.pool import Pool
 from arxiv_embed.journal import Journal
 from arxiv_embed.plan import RunPlan
 from arxiv_embed.settings import RunOptions, Settings
-from arxiv_embed.stores.protocol import StoreAway, StoreError, VectorStore, open_store
+from arxiv_embed.stores.protocol import NoStore, StoreAway, VectorStore, open_store
 
 LOOK_AGAIN_SECONDS = 10.0
 
@@ -90,7 +90,7 @@ class Equipment:
         if self._store is None:
             try:
                 self._store = self._open.enter_context(open_store(self._options.store, create=not self._plan.has_store))
-            except StoreError as error:
+            except NoStore as error:
                 raise StoreAway(self._options.store) from error
         return self._store
 

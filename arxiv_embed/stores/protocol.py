@@ -20,6 +20,9 @@ import pyarrow as pa
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError, FatalError, Kind, masked
 
+POSTGRESQL, OBJECT_STORAGE = ("postgresql", "postgres"), ("s3", "gs", "az")
+"""The kinds of a store's URL."""
+
 PAPER_CHUNK = -1
 """The chunk index of a whole paper's row, the one that carries title, authors, abstract and `cut_tokens`."""
 
@@ -31,16 +34,20 @@ class StoreError(FatalError):
     """The store cannot do what was asked; the message says what to do."""
 
 
+class NoStore(StoreError):
+    """There is none at that place."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"There is no store at {masked(url)}: make one with `arxiv-embed run --metadata-dir DIR`.")
+
+
 class StoreAway(StoreError):
-    """A store that was there is not, for the moment perhaps."""
+    """A store that was there is not, for the moment perhaps; `why` says what it lacks and what to do."""
 
     kind = Kind.TRANSIENT
 
-    def __init__(self, url: str) -> None:
-        super().__init__(
-            f"The store {masked(url)} was there and is gone: put it back and run the same command again; what was "
-            "finished is saved."
-        )
+    def __init__(self, url: str, why: str = "was there and is gone: put it back and run the same command") -> None:
+        super().__init__(f"The store {masked(url)} {why} again; what was finished is saved.")
 
 
 class NoStore(StoreError):
@@ -180,17 +187,24 @@ def _is_day(text: str) -> bool:
 
 
 def open_store(url: str, *, create: bool = False) -> VectorStore:
-    """The store at `url`, which is a folder, or a place in object storage (s3://bucket/papers).
+    """The store at `url`: a folder, a place in object storage (s3://bucket/papers), or a PostgreSQL database
+    (postgresql://user@host:5432/database).
 
-    Raises `StoreError` where there is none and `create` is not set, or the URL is of a kind unknown here, and
-    `NotWritable` where it cannot be made.
+    Raises `NoStore` where there is none and `create` is not set, `StoreError` where the URL is of a kind unknown here
+    or the store cannot be opened, and `NotWritable` where it cannot be made.
     """
-    from arxiv_embed.stores.lance import LanceStore
-    from arxiv_embed.stores.lance_place import OBJECT_STORAGE
-
     kind, is_url, _ = url.partition("://")
+    if kind in POSTGRESQL and is_url:
+        from arxiv_embed.stores.postgres.store import PostgresStore
+
+        return PostgresStore(url, create=create)
     if is_url and kind not in OBJECT_STORAGE:
-        raise StoreError(f"A store of kind {kind}:// is not supported in this version: give a folder, or --db-name.")
+        raise StoreError(
+            f"A store of kind {kind}:// is not supported in this version: give a folder, --db-name, or a URL as "
+            "postgresql://user@host:5432/database or s3://bucket/papers."
+        )
+    from arxiv_embed.stores.lance import LanceStore
+
     place = url if is_url else str(Path(url).expanduser().absolute())
     if not create and not LanceStore.is_at(place):
         raise NoStore(place)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from arxiv_embed.embed import papers_table
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.metadata.paper import Paper
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.protocol import StoreError, VectorStore
 from arxiv_embed.stores.rows import stored_rows
 from arxiv_embed.vectors import vectors_schema
 from arxiv_embed_tests.fake_pool import vectors_of
@@ -81,16 +81,21 @@ def shard_rows(shard: str, records: Iterable[Record], space: Space = SPACE, run_
     return stored_rows(papers, vectors, space=space.fingerprint, shard=shard, run_id=run_id)
 
 
-def held(store: LanceStore, space: Space = SPACE) -> list[dict[str, Any]]:
+def held(store: VectorStore, space: Space = SPACE) -> list[dict[str, Any]]:
     """Every row, sorted by its key; where it was written last does not count."""
-    table = store._table(f"rows_{space.fingerprint}")
-    if table is None:
+    try:
+        rows = [row for batch in store.scan(space.fingerprint) for row in batch.to_pylist()]
+    except StoreError:
         return []
-    rows: list[dict[str, Any]] = table.to_arrow().sort_by("key").to_pylist()
-    return rows
+    return sorted(rows, key=lambda row: row["key"])
 
 
-def papers_held(store: LanceStore) -> Mapping[str, tuple[str, str, int]]:
+def write(store: VectorStore, shard: str, *records: Record, identity: str | None = None) -> tuple[str, ...]:
+    """Returns the shards that are to be written again."""
+    return store.write_shard(SPACE, shard, shard_rows(shard, records), identity or repr(records)).uncovered
+
+
+def papers_held(store: VectorStore) -> Mapping[str, tuple[str, str, int]]:
     """Paper → the shard, date and version of the record that the store has of it; checks its chunks for wholeness."""
     rows = held(store)
     assert len({row["key"] for row in rows}) == len(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from arxiv_embed.encoding.encoder import TextEncoder
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, settings_from_environment
-from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed.stores.protocol import Filters, StoreError, VectorStore, open_store
 from arxiv_embed.stores.search import FUSION_K, fuse, neighbours, search
 from arxiv_embed_tests.fake_pool import run_shards, vectors_of
+from arxiv_embed_tests.stores.conftest import KINDS
 from arxiv_embed_tests.stores.shard_rows import SPACE, Record, shard_rows
 
 RECORDS = [
@@ -42,12 +42,16 @@ class SameText:
         return np.stack([vectors_of(query, SPACE.dimensions)[0] for query in queries])
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> LanceStore:
-    store = LanceStore(tmp_path_factory.mktemp("store"))
-    store.write_shard(SPACE, "a", shard_rows("a", RECORDS), "i")
-    store.finish(SPACE)
-    return store
+@pytest.fixture(scope="module", params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore]:
+    if request.param == "lance":
+        url = str(tmp_path_factory.mktemp("store"))
+    else:
+        url = request.getfixturevalue("postgres").database()
+    with open_store(url, create=True) as store:
+        store.write_shard(SPACE, "a", shard_rows("a", RECORDS), "i")
+        store.finish(SPACE)
+        yield store
 
 
 def found(store: VectorStore, query: str = "Graph colouring", **filters: str) -> set[str]:
@@ -77,7 +81,7 @@ ALL = {record.id for record in RECORDS}
     ],
 )
 def test_a_category_is_one_or_a_whole_archive_and_nothing_else(
-    store: LanceStore, category: str, expected: set[str]
+    store: VectorStore, category: str, expected: set[str]
 ) -> None:
     assert found(store, category=category) == expected
 
@@ -91,7 +95,7 @@ def test_a_category_is_one_or_a_whole_archive_and_nothing_else(
         ("2021-03-05", set()),
     ],
 )
-def test_since_is_a_date_of_publication_where_that_is_known(store: LanceStore, since: str, expected: set[str]) -> None:
+def test_since_is_a_date_of_publication_where_that_is_known(store: VectorStore, since: str, expected: set[str]) -> None:
     assert found(store, since=since) == expected
 
 
@@ -104,7 +108,7 @@ def test_since_is_a_date_of_publication_where_that_is_known(store: LanceStore, s
         ("1999-12-30", set()),
     ],
 )
-def test_until_is_the_last_day_included(store: LanceStore, until: str, expected: set[str]) -> None:
+def test_until_is_the_last_day_included(store: VectorStore, until: str, expected: set[str]) -> None:
     assert found(store, until=until) == expected
 
 
@@ -115,23 +119,23 @@ def test_what_is_no_day_is_refused(day: str) -> None:
             Filters(**{name: day})
 
 
-def test_filters_hold_together(store: LanceStore) -> None:
+def test_filters_hold_together(store: VectorStore) -> None:
     assert found(store, category="math", since="2020-01-01") == set()
     assert found(store, category="hep-th", since="2020-01-01") == {"hep-th/9901001"}
 
 
-def test_filters_come_before_the_limit(tmp_path: Path) -> None:
-    store = LanceStore(tmp_path)
+def test_filters_come_before_the_limit(url: str) -> None:
     many = [Record(str(n), title=f"colour {n}", categories=("cs.LG",)) for n in range(200)]
     wanted = Record("wanted", title="something else", text="colour", categories=("math.CO",))
-    store.write_shard(SPACE, "a", shard_rows("a", [*many, wanted]), "i")
-    for _ in range(2):  # without a full-text index, and with one
-        hits = search(store, F, SameText(), "colour", 3, Filters(category="math.CO"))
-        assert [(hit.paper.paper_id, hit.vector_rank, hit.text_rank) for hit in hits] == [("wanted", 1, 1)]
-        store.finish(SPACE)
+    with open_store(url, create=True) as store:
+        store.write_shard(SPACE, "a", shard_rows("a", [*many, wanted]), "i")
+        for _ in range(2):  # without a full-text index, and with one
+            hits = search(store, F, SameText(), "colour", 3, Filters(category="math.CO"))
+            assert [(hit.paper.paper_id, hit.vector_rank, hit.text_rank) for hit in hits] == [("wanted", 1, 1)]
+            store.finish(SPACE)
 
 
-def test_a_paper_found_by_both_rankings_comes_first(store: LanceStore) -> None:
+def test_a_paper_found_by_both_rankings_comes_first(store: VectorStore) -> None:
     best = RECORDS[2]
     hits = search(store, F, SameText(), f"{best.title}\n\n{best.text}", 10)
     assert hits[0].paper.paper_id == best.id
@@ -140,7 +144,7 @@ def test_a_paper_found_by_both_rankings_comes_first(store: LanceStore) -> None:
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
-def test_every_hit_carries_its_paper_and_a_chunk_of_it(store: LanceStore) -> None:
+def test_every_hit_carries_its_paper_and_a_chunk_of_it(store: VectorStore) -> None:
     hits = search(store, F, SameText(), "neurons", 10)
     assert len(hits) == len(RECORDS)
     for hit in hits:
@@ -171,16 +175,16 @@ ANY_TEXT = [
 
 
 @pytest.mark.parametrize("query", ANY_TEXT, ids=range(len(ANY_TEXT)))
-def test_any_text_is_a_query(store: LanceStore, query: str) -> None:
+def test_any_text_is_a_query(store: VectorStore, query: str) -> None:
     assert found(store, query) == ALL
 
 
 @pytest.mark.parametrize("query", ["", " \n\t"])
-def test_a_query_of_nothing_finds_nothing(store: LanceStore, query: str) -> None:
+def test_a_query_of_nothing_finds_nothing(store: VectorStore, query: str) -> None:
     assert found(store, query) == set()
 
 
-def test_neighbours_leave_out_the_paper_itself(store: LanceStore) -> None:
+def test_neighbours_leave_out_the_paper_itself(store: VectorStore) -> None:
     hits = neighbours(store, F, "2401.00001", 3)
     assert len(hits) == 3
     assert "2401.00001" not in {hit.paper.paper_id for hit in hits}
@@ -191,7 +195,7 @@ def test_neighbours_leave_out_the_paper_itself(store: LanceStore) -> None:
 
 
 @pytest.mark.parametrize("paper", ["none", "' OR '1'='1", ""])
-def test_neighbours_of_what_is_not_stored_are_one_sentence(store: LanceStore, paper: str) -> None:
+def test_neighbours_of_what_is_not_stored_are_one_sentence(store: VectorStore, paper: str) -> None:
     with pytest.raises(StoreError, match="holds no paper"):
         neighbours(store, F, paper)
 

@@ -1,0 +1,72 @@
+"""Indexes: what a table of rows is given once it is filled, and when it is faster to fill it without."""
+
+from __future__ import annotations
+
+import contextlib
+
+from psycopg import errors as pg
+from psycopg import sql
+
+from arxiv_embed.encoding.space import Space
+from arxiv_embed.stores.postgres.schema import WIDEST_HALFVEC, rows_of, vector_type
+from arxiv_embed.stores.postgres.server import Connection
+
+INDEX_FROM = 10_000
+"""Papers; an exact search of fewer takes no longer than one by index."""
+BUILD_MEMORY = "1GB"
+"""What building an index may take at most; HNSW beyond it goes on at a tenth of the speed."""
+HNSW = sql.SQL("m = 16, ef_construction = 64")
+MUCH = 0.2
+"""Of the papers in an HNSW index: adding more than that to it one by one takes longer than building it anew, which
+uses several processes and writes its pages once."""
+
+
+def vector_index(space: str) -> sql.Identifier:
+    return sql.Identifier("arxiv_embed", f"rows_{space}_vector")
+
+
+def drop_for_bulk(connection: Connection, space: str, papers: int) -> None:
+    """Drops the vector index where so many new papers come that `build` is faster than keeping it up; in between,
+    searches compare with every paper."""
+    [(held,)] = connection.execute(
+        "SELECT coalesce((SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)), 0)",
+        [vector_index(space).as_string(connection)],
+    ).fetchall()
+    if 0 < held * MUCH < papers:
+        connection.execute(sql.SQL("DROP INDEX {}").format(vector_index(space)))
+
+
+def build(connection: Connection, space: Space, papers: int) -> None:
+    """Builds what is missing. PostgreSQL keeps it up from then on."""
+    name, rows = space.fingerprint, rows_of(space.fingerprint)
+
+    def index(of: str, how: sql.Composable) -> sql.Composed:
+        return sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} {}").format(sql.Identifier(f"rows_{name}_{of}"), rows, how)
+
+    papers_alone = sql.SQL(" WHERE chunk_index = -1")
+    wanted = [
+        index("words", sql.SQL("USING gin (words)") + papers_alone),
+        index("areas", sql.SQL("USING gin (areas)") + papers_alone),
+        index("texts", sql.SQL("(text_sha256)") + papers_alone),
+    ]
+    if papers >= INDEX_FROM and space.dimensions <= WIDEST_HALFVEC:
+        operators = sql.Identifier(f"{vector_type(space.dimensions)}_cosine_ops")
+        wanted.append(
+            index("vector", sql.SQL("USING hnsw (vector {}) WITH ({})").format(operators, HNSW) + papers_alone)
+        )
+    for statement in wanted:
+        with contextlib.suppress(pg.DiskFull):
+            _build(connection, statement)
+            continue
+        # A container's shared memory (64 MB, as Docker gives it) is too small for several processes, and says so
+        # as a full disk does. A disk that is full says it again.
+        _build(connection, statement, processes=0)
+    connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(rows))
+
+
+def _build(connection: Connection, statement: sql.Composed, processes: int | None = None) -> None:
+    with connection.transaction():
+        connection.execute("SELECT set_config('maintenance_work_mem', %s, true)", [BUILD_MEMORY])
+        if processes is not None:
+            connection.execute("SELECT set_config('max_parallel_maintenance_workers', %s, true)", [str(processes)])
+        connection.execute(statement)
