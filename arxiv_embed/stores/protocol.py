@@ -50,13 +50,6 @@ class StoreAway(StoreError):
         super().__init__(f"The store {masked(url)} {why} again; what was finished is saved.")
 
 
-class NoStore(StoreError):
-    """There is none yet."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(f"There is no store at {masked(url)}: make one with `arxiv-embed run --metadata-dir DIR`.")
-
-
 @dataclass(frozen=True)
 class Filters:
     """`category` is one ("cs.LG") or a whole archive ("cs"); `since` and `until` are ISO dates, both included, of

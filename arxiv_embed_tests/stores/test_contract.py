@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arxiv_embed.checkpoint.lock import Locked
-from arxiv_embed.stores import lance
+from arxiv_embed.stores import lance_place
 from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed.stores.postgres import merge, writer
 from arxiv_embed.stores.protocol import VECTORS, NoStore, StoreError, VectorStore, open_store
@@ -214,7 +214,7 @@ write(open_store(sys.argv[1], create=True), "b", Record("2"))
 
 
 def test_a_writer_is_refused_while_another_process_writes(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (lance, writer):
+    for module in (lance_place, writer):
         monkeypatch.setattr(module, "WRITER_WAIT_SECONDS", 0.0)
     process = subprocess.Popen([sys.executable, "-c", SLOW_WRITER, store.url], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

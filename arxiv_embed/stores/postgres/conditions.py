@@ -17,7 +17,7 @@ def where(kind: LiteralString, filters: Filters) -> tuple[sql.Composable, dict[s
     """A condition for rows of a kind, and its parameters."""
     conditions: list[LiteralString] = [kind]
     if filters.category is not None:
-        conditions.append("areas @> ARRAY[%(category)s]::text[]")
+        conditions.append("subjects @> ARRAY[%(category)s]::text[]")
     if filters.since is not None:
         conditions.append("(published >= %(since)s OR (published = '' AND updated >= %(since)s))")
     if filters.until is not None:

@@ -46,7 +46,7 @@ def build(connection: Connection, space: Space, papers: int) -> None:
     papers_alone = sql.SQL(" WHERE chunk_index = -1")
     wanted = [
         index("words", sql.SQL("USING gin (words)") + papers_alone),
-        index("areas", sql.SQL("USING gin (areas)") + papers_alone),
+        index("subjects", sql.SQL("USING gin (subjects)") + papers_alone),
         index("texts", sql.SQL("(text_sha256)") + papers_alone),
     ]
     if papers >= INDEX_FROM and space.dimensions <= WIDEST_HALFVEC:

@@ -33,7 +33,7 @@ COLUMNS: dict[str, LiteralString] = {
     "authors": TEXT,
     "abstract": TEXT,
     "categories": TEXTS,
-    "areas": TEXTS,
+    "subjects": TEXTS,
     "published": TEXT,
     "updated": TEXT,
     "version": INTEGER,
@@ -61,9 +61,8 @@ def copy_in(connection: Connection, rows: pa.Table, table: sql.Composable) -> No
 def _records(rows: pa.Table, number: type[np.floating[Any]]) -> Iterator[tuple[Any, ...]]:
     for start in range(0, rows.num_rows, COPIED_ROWS):
         part = rows.slice(start, COPIED_ROWS)
-        columns = {name: _values(part[name]) for name in COLUMNS if name not in ("vector", "areas")}
+        columns = {name: _values(part[name]) for name in COLUMNS if name != "vector"}
         columns["vector"] = list(vectors_in(part).astype(number, copy=False))
-        columns["areas"] = [areas(categories or ()) for categories in columns["categories"]]
         yield from zip(*(columns[name] for name in COLUMNS), strict=True)
 
 
@@ -86,12 +85,6 @@ def vectors_in(rows: pa.Table) -> npt.NDArray[np.float32]:
 def storable(text: str) -> str:
     """The text as PostgreSQL can hold it."""
     return text.replace(NO_TEXT, REPLACEMENT).encode("utf-8", "replace").decode()
-
-
-def areas(categories: Iterable[str]) -> list[str]:
-    """The categories and all that they are part of (cs.LG: cs, cs.lg), in small letters."""
-    parts = (category.lower().split(".") for category in categories)
-    return sorted({".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)} - {""})
 
 
 def selected(space: str, names: Sequence[str]) -> sql.Composable:

@@ -112,9 +112,7 @@ def vector_type(dimensions: int) -> LiteralString:
 def create_rows(connection: Connection, space: Space) -> None:
     """The table of a space's rows, where there is none.
 
-    Names compare by their bytes (collation "C"): an index in a language's order breaks with an update of its library.
-    `areas` are a row's categories and their archives in small letters, for an index of what filters ask.
-    """
+    Names compare by their bytes (collation "C"): an index in a language's order breaks when its library changes."""
     type_ = sql.SQL("{}({})").format(sql.SQL(vector_type(space.dimensions)), sql.Literal(space.dimensions))
     storage = sql.SQL("PLAIN" if space.dimensions <= WIDEST_INLINE else "EXTERNAL")
     connection.execute(
@@ -135,7 +133,7 @@ def create_rows(connection: Connection, space: Space) -> None:
                 authors text,
                 abstract text,
                 categories text[],
-                areas text[] COLLATE "C",
+                subjects text[] COLLATE "C",
                 published text COLLATE "C",
                 updated text COLLATE "C",
                 version integer,
