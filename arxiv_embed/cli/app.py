@@ -11,6 +11,7 @@ from arxiv_embed.cli.harvest import harvest
 from arxiv_embed.cli.plan import plan
 from arxiv_embed.cli.run import run
 from arxiv_embed.cli.search import search
+from arxiv_embed.cli.serve import serve
 from arxiv_embed.cli.spaces import spaces
 from arxiv_embed.cli.status import status
 
@@ -22,6 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, plan, status, search, spaces, harvest, demo, bench):
+for command in (run, plan, status, search, serve, spaces, harvest, demo, bench):
     app.command()(command)
 app.add_typer(checkpoint.app, name="checkpoint")

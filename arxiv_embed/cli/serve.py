@@ -1,0 +1,55 @@
+"""The command `serve`: the search page and the JSON API."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from arxiv_embed.cli import options as ask
+from arxiv_embed.cli.main import INTERRUPTED
+from arxiv_embed.cli.terminal import open_console, say
+from arxiv_embed.cli.wording import plural
+from arxiv_embed.searcher import Searcher
+from arxiv_embed.settings import settings_from_environment
+
+WARMING_QUERY = "a first query, so that the next one is fast"
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8780,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="A space that `spaces` lists, or its model. [default: that of ARXIV_EMBED_MODEL]", show_default=False
+        ),
+    ] = None,
+    db_name: ask.DbName = None,
+) -> None:
+    """Serve the search page and the JSON API, until Ctrl-C.
+
+    Whoever reaches the port may search: it asks for no password and changes nothing.
+
+    Example: arxiv-embed serve --port 8780
+    """
+    from arxiv_embed.web.application import create_app
+    from arxiv_embed.web.server import address_of, listening
+    from arxiv_embed.web.server import serve as serve_app
+
+    console = open_console()
+    settings = settings_from_environment()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)  # on standard error
+    with listening(host, port) as bound, Searcher(settings, ask.store_url(db_name, settings), space) as searcher:
+        papers, _ = searcher.store.count(searcher.space.fingerprint)
+        searcher.search(WARMING_QUERY, 1)
+        app = create_app(searcher)
+        app.state.service.catalog.contents()
+        say(console, f"{plural(papers, 'paper')} of {searcher.store.url} by {searcher.space.model}")
+        say(console, f"Search page and API: {address_of(bound)} (Ctrl-C ends it)")
+        try:
+            serve_app(app, bound)
+        except KeyboardInterrupt:
+            say(console, "Ended.")
+            raise typer.Exit(INTERRUPTED) from None

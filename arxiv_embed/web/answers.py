@@ -1,0 +1,87 @@
+"""Answers to what cannot be answered: one shape of JSON for the API, a page with the search box for people."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arxiv_embed.errors import ArxivEmbedError, sentence
+from arxiv_embed.stores.protocol import StoreError
+from arxiv_embed.web.forms import Form
+from arxiv_embed.web.rendering import page
+from arxiv_embed.web.service import Refusal
+
+logger = logging.getLogger("arxiv_embed.web")
+
+MOST_PROBLEMS = 5
+AWAY = "The store cannot be read at the moment: try again soon. Whoever runs this server sees the reason where it runs."
+_TITLES = {
+    HTTPStatus.BAD_REQUEST: "That cannot be searched for",
+    HTTPStatus.NOT_FOUND: "Not found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "Not that way",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The store is away",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "That is too long",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "That is too long",
+}
+
+
+def problem(request: Request, status: int, said: str) -> Response:
+    """The answer with that status, in the form that the address asks for."""
+    if request.url.path.startswith("/api/") or request.url.path == "/openapi.json":
+        return JSONResponse({"status": int(status), "error": said}, status)
+    title = _TITLES.get(HTTPStatus(status), "Something went wrong")
+    return page("problem.html", status, title=title, said=said, form=Form.of(request.query_params))
+
+
+def _what_is_wrong(found: Mapping[str, Any]) -> str:
+    """What pydantic says of one value, and which."""
+    if found["type"] == "json_invalid":
+        return "the body is no JSON"
+    return f"{'.'.join(map(str, found['loc'][1:])) or found['loc'][0]}: {found['msg']}"
+
+
+def add_answers(app: FastAPI) -> None:
+    """What the application does with errors, whichever handler meets them."""
+
+    @app.exception_handler(Refusal)
+    def refused(request: Request, error: Refusal) -> Response:
+        return problem(request, error.status_code, error.detail)
+
+    @app.exception_handler(StoreError)
+    def away(request: Request, error: StoreError) -> Response:
+        logger.error(sentence(error))
+        return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, AWAY)
+
+    @app.exception_handler(ArxivEmbedError)
+    def bad_input(request: Request, error: ArxivEmbedError) -> Response:
+        return problem(request, HTTPStatus.BAD_REQUEST, sentence(error))
+
+    @app.exception_handler(RequestValidationError)
+    def not_as_described(request: Request, error: RequestValidationError) -> Response:
+        # What was sent is not repeated: it need not be text that can be encoded.
+        said = "; ".join(_what_is_wrong(one) for one in error.errors()[:MOST_PROBLEMS])
+        said = said.encode("utf-8", "replace").decode()
+        return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, f"{said} (see /api).")
+
+    @app.exception_handler(HTTPException)
+    def refused_by_framework(request: Request, error: HTTPException) -> Response:
+        sentences = {
+            HTTPStatus.NOT_FOUND: "There is nothing at this address: start from the search page.",
+            HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that method: see /api.",
+        }
+        answer = problem(request, error.status_code, sentences.get(HTTPStatus(error.status_code), str(error.detail)))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> Response:
+        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "The server has met an error of its own.")

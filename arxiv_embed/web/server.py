@@ -1,0 +1,62 @@
+"""The server: uvicorn on a socket of its own, until it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.web.guards import LONGEST_ADDRESS
+
+LONGEST_HEAD = 16 * LONGEST_ADDRESS
+"""Bytes of a request's head that are read at all; below that a long address has an answer that says what to do."""
+
+GRACE_SECONDS = 3
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket bound to that place; raises `ArxivEmbedError` where that cannot be."""
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        bound = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise ArxivEmbedError(f"--host {host} is no address of this machine ({_reason(error)}).") from None
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen()
+    except OSError as error:
+        bound.close()
+        raise ArxivEmbedError(
+            f"Port {port} of {host} cannot be used ({_reason(error)}): give another --port, or --port 0 for any."
+        ) from None
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """As a browser takes it."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def serve(app: FastAPI, bound: socket.socket) -> None:
+    """Answers until the process is interrupted, which it raises as `KeyboardInterrupt` when all is closed."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        h11_max_incomplete_event_size=LONGEST_HEAD,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
