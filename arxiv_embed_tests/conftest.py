@@ -86,3 +86,15 @@ def postgres() -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def sample_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose store holds the sample, embedded with the model that the project carries; not to be written to."""
+    from arxiv_embed.settings import RunOptions
+    from arxiv_embed_tests.fake_pool import run_shards
+
+    home = tmp_path_factory.mktemp("sample") / "home"
+    settings = settings_from_environment({"ARXIV_EMBED_HOME": str(home)})
+    run_shards(RunOptions(EXAMPLES, settings.store, settings.checkpoints, devices="cpu:1"), home, "run")
+    return home

@@ -10,8 +10,8 @@ import typer
 
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.checkout import in_checkout
+from arxiv_embed.cli.formats import show
 from arxiv_embed.cli.run import embed_folder, shown
-from arxiv_embed.cli.search import show
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.searcher import Searcher
 from arxiv_embed.settings import settings_from_environment

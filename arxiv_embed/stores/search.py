@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -15,6 +15,9 @@ from arxiv_embed.stores.protocol import Filters, Match, StoredPaper, StoreError,
 FUSION_K = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009)."""
 
+MEANING, WORDS = "meaning", "words"
+"""The two rankings: by the paper's vector, and by its title's and abstract's words."""
+
 LEAST_CANDIDATES = 50
 
 
@@ -25,8 +28,9 @@ class QueryEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Hit:
-    """A paper found. `score` is the fused one; the ranks count from 1, None where that ranking has not found it;
-    `similarity` is the best chunk's cosine and `start`, `end` its characters in the paper's text."""
+    """A paper found. `score` is the sum of its `parts`; the ranks count from 1, None where that ranking has not found
+    it; `similarity` is the best chunk's cosine, which counts for nothing in the score, and `start`, `end` its
+    characters in the paper's text."""
 
     paper: StoredPaper
     score: float
@@ -35,6 +39,12 @@ class Hit:
     similarity: float | None
     start: int
     end: int
+
+    @property
+    def parts(self) -> Mapping[str, float]:
+        """What each ranking gave to the score, by its name."""
+        ranks = {MEANING: self.vector_rank, WORDS: self.text_rank}
+        return {name: part_of_score(rank) for name, rank in ranks.items() if rank is not None}
 
     @property
     def text(self) -> str:
@@ -48,6 +58,7 @@ class Hit:
         return {
             **asdict(self.paper),
             "score": self.score,
+            "score_parts": dict(self.parts),
             "vector_rank": self.vector_rank,
             "text_rank": self.text_rank,
             "similarity": self.similarity,
@@ -86,12 +97,17 @@ def neighbours(store: VectorStore, space: str, paper_id: str, k: int = 10, filte
     return _hits(store, space, vector, [match for match in near if match.paper_id != paper_id], [], k)
 
 
+def part_of_score(rank: int) -> float:
+    """What a ranking gives to the paper at `rank`, counted from 1."""
+    return 1.0 / (FUSION_K + rank)
+
+
 def fuse(rankings: Iterable[Sequence[str]]) -> dict[str, float]:
     """Reciprocal rank fusion: id → sum over the rankings of 1 / (60 + rank), best first; equal scores keep order."""
     scores: dict[str, float] = {}
     for ranking in rankings:
         for rank, name in enumerate(ranking, 1):
-            scores[name] = scores.get(name, 0.0) + 1.0 / (FUSION_K + rank)
+            scores[name] = scores.get(name, 0.0) + part_of_score(rank)
     return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 

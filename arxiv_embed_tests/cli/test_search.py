@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from arxiv_embed.cli.app import app
-from arxiv_embed.cli.search import show
+from arxiv_embed.cli.formats import show
 from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, Settings
