@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from arxiv_embed.stores.search import Hit
 
 KEPT_OPEN = 4
+
+_opening = threading.Lock()
+_kept: dict[tuple[Path, str, str | None, str], Searcher] = {}
 
 
 def search(
@@ -24,11 +28,21 @@ def search(
     store: str | None = None,
     space: str | None = None,
 ) -> list[Hit]:
-    """The `k` best papers for a query, best first, or the neighbours of the paper `like`.
+    """The `k` best papers for a query, best first, or the neighbours of the paper `like`; none for an empty query.
+
+    Over the sample in `examples/metadata`:
+
+    >>> import arxiv_embed
+    >>> [hit] = arxiv_embed.search("sparse graphs and pebbles", 1, category="math")
+    >>> hit.paper.paper_id, hit.paper.title
+    ('0704.0002', 'Sparsity-certifying Graph Decompositions')
+    >>> f"{hit.score:.4f}", {ranking: f"{part:.4f}" for ranking, part in hit.parts.items()}
+    ('0.0328', {'meaning': '0.0164', 'words': '0.0164'})
 
     `category` is one ("cs.LG") or a whole archive ("cs"); `since` and `until` are days (YYYY-MM-DD), both included;
     `withdrawn` says whether those papers alone or the others alone. `store` is a folder or a URL (ARXIV_EMBED_STORE,
-    or the one in the home), `space` a fingerprint or a model's name. Store and model stay open for the next call.
+    or the one in the home), `space` a fingerprint or a model's name. Store and model stay open for the next call, which
+    sees what was written meanwhile; many threads may call at once.
     Raises `ArxivEmbedError` where there is no such store, space or paper, or a filter is no day.
     """
     from arxiv_embed.errors import ArxivEmbedError
@@ -36,14 +50,26 @@ def search(
 
     if (query is None) == (like is None):
         raise ArxivEmbedError("Give a query or the id of a paper as `like`, one of the two.")
+    if k < 1:
+        raise ArxivEmbedError(f"k is {k}: ask for 1 paper or more.")
     filters = Filters(category, since, until, withdrawn)
     searcher = _searcher(store, space)
     return searcher.search(query or "", k, filters) if like is None else searcher.neighbours(like, k, filters)
 
 
-@lru_cache(KEPT_OPEN)
 def _searcher(store: str | None, space: str | None) -> Searcher:
+    """One that was opened before, as long as its space is the one that is meant now."""
     from arxiv_embed.searcher import Searcher
     from arxiv_embed.settings import settings_from_environment
+    from arxiv_embed.stores.naming import space_named
 
-    return Searcher(settings_from_environment(), store, space)
+    settings = settings_from_environment()
+    key = (Path.cwd(), store or settings.store, space, settings.model)
+    with _opening:
+        kept = _kept.get(key)
+        if kept is None or space_named(kept.store, space, settings.model) != kept.space:
+            _kept.pop(key, None)
+            while len(_kept) >= KEPT_OPEN:  # not closed here, as another thread may be at it
+                del _kept[next(iter(_kept))]
+            kept = _kept[key] = Searcher(settings, store, space)
+        return kept
