@@ -189,6 +189,38 @@ def test_a_renamed_file_s_changed_text_takes_the_old_one_s_place(
     assert all("zebra" in hit["abstract"] for hit in hits)
 
 
+def test_renamed_split_and_joined_files_take_no_device_and_a_new_paper_alone_does(
+    tmp_path: Path, small_folder: Path, tiny_model: Path
+) -> None:
+    home = tmp_path / "home"
+    command = ("run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
+    assert arxiv_embed(home, *command).returncode == 0
+    lines = (small_folder / "first.jsonl").read_bytes().splitlines(keepends=True)
+    (small_folder / "2007").mkdir()
+    (small_folder / "2007" / "all.jsonl").write_bytes(
+        b"".join(lines[:3]) + (small_folder / "second.jsonl").read_bytes()
+    )
+    (small_folder / "first.jsonl").write_bytes(b"".join(lines[3:]))
+    (small_folder / "second.jsonl").unlink()
+    moved = arxiv_embed(home, *command)
+    assert moved.returncode == 0, moved.stdout + moved.stderr
+    assert "0 papers embedded, 11 reused\nreused: 3 unchanged, 8 from other checkpoints\n" in moved.stdout
+    assert "holds 11 papers" in moved.stdout
+    assert "cpu:0" not in moved.stdout  # no device was started
+    hits = json.loads(arxiv_embed(home, "search", "calculation", "-k", "20", "--json").stdout)
+    assert len({hit["paper_id"] for hit in hits}) == len(hits) == 11
+    assert arxiv_embed(home, *command).stdout.startswith("Nothing to do: 2 shards unchanged")
+
+    (small_folder / "first.jsonl").rename(small_folder / "third.jsonl")
+    with (small_folder / "third.jsonl").open("a") as file:
+        file.write('{"id": "0704.0099", "title": "New", "abstract": "Nothing like it was there before."}\n')
+    added = arxiv_embed(home, *command)
+    assert "1 paper embedded, 3 reused; embedded in " in added.stdout
+    assert "4 of 4 papers, 3 of them reused" in arxiv_embed(home, "status").stdout
+    told = json.loads(arxiv_embed(home, "status", "--json").stdout)["last_run"]
+    assert (told["papers_embedded"], told["papers_reused"]) == (1, 3)
+
+
 def test_a_shard_that_another_process_has_is_left_to_it_and_the_others_are_done(
     tmp_path: Path, small_folder: Path, tiny_model: Path
 ) -> None:
