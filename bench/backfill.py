@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.settings import RunOptions, settings_from_environment
 from bench.data import REPOSITORY, real_data
+from bench.free_port import free_port
 from bench.metric import Metric
 
 SHARDS, SHARD_PAPERS, SHARDS_PER_RUN = 60, 100, 20
@@ -139,7 +139,7 @@ def _postgres() -> Iterator[str]:
 @contextmanager
 def _services(place: Path, environment: Mapping[str, str]) -> Iterator[str]:
     """Code server, webserver and daemon; gives the webserver's address."""
-    code_port, port = _free_port(), _free_port()
+    code_port, port = free_port(), free_port()
     workspace = place / "workspace.yaml"
     workspace.write_text(WORKSPACE.format(port=code_port))
     site = f"http://127.0.0.1:{port}"
@@ -236,12 +236,6 @@ def _seconds(act: Any) -> float:
     begun = time.monotonic()
     act()
     return time.monotonic() - begun
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _wait_for_port(port: int) -> None:

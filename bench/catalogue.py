@@ -21,6 +21,7 @@ BENCHES: Mapping[str, str] = {
     "quality": "bench.quality",
     "reading": "bench.reading",
     "sensor": "bench.sensor",
+    "store": "bench.store",
 }
 
 CPU_INFO = Path("/proc/cpuinfo")

@@ -126,10 +126,10 @@ def _measured(what: str, file: Path) -> dict[str, float]:
         else:
             papers = sum((_read if what == "read" else _load)(reader, shard) for shard in shards)
         seconds = time.process_time() - cut
-    return {"rate": papers / seconds, "cuts": cut - begun, "peak": _peak_bytes() / 1e6}
+    return {"rate": papers / seconds, "cuts": cut - begun, "peak": peak_bytes() / 1e6}
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Of this process alone: `ru_maxrss` starts from what the process that started it had."""
     status = Path("/proc/self/status")
     if status.is_file() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):

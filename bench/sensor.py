@@ -20,7 +20,7 @@ from isal import igzip
 
 from bench.data import REPOSITORY, real_data
 from bench.metric import Metric
-from bench.reading import _peak_bytes
+from bench.reading import peak_bytes
 
 PAPERS = 400_000
 ADDED, CHANGED = 100, 10
@@ -155,11 +155,11 @@ def _measured(storage: str, cursor: str) -> dict[str, object]:
 
     with DagsterInstance.local_temp(storage) as instance:
         context = build_sensor_context(instance=instance, cursor=cursor or None)
-        peak_before = _peak_bytes()
+        peak_before = peak_bytes()
         begun = time.perf_counter()
         result = new_metadata(context)
         seconds = time.perf_counter() - begun
-        peak = _peak_bytes()
+        peak = peak_bytes()
     assert isinstance(result, SensorResult)
     assert result.cursor is not None
     return {
