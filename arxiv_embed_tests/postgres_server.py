@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,24 @@ class PostgresServer:
         login = f"{user}:{password}" if password else user
         return uri.replace("postgres:@", f"{login}@", 1)
 
-    def database(self) -> str:
+    @contextmanager
+    def database(self) -> Iterator[str]:
         """The URL of a new, empty one."""
         name = f"papers{next(self._numbers)}"
-        self.execute(sql.SQL("CREATE DATABASE {} STRATEGY FILE_COPY").format(sql.Identifier(name)))
-        return self.url(name)
+        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield self.url(name)
+        finally:
+            self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    @contextmanager
+    def guarded_user(self, password: str) -> Iterator[str]:
+        """The name of a user who is asked for a password."""
+        self.execute(sql.SQL("CREATE ROLE guarded SUPERUSER LOGIN PASSWORD {}").format(sql.Literal(password)))
+        try:
+            yield "guarded"
+        finally:
+            self.execute("REASSIGN OWNED BY guarded TO postgres; DROP ROLE guarded")
 
     def execute(self, statement: sql.Composable | str, url: str | None = None) -> list[tuple[Any, ...]]:
         """As the server's owner; returns what it gives."""

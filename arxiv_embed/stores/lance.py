@@ -26,6 +26,7 @@ from arxiv_embed.stores.protocol import (
     VECTORS,
     Filters,
     Match,
+    NewerStore,
     StoreAway,
     StoredPaper,
     StoreError,
@@ -51,12 +52,17 @@ MATCHED = ["paper_id", "chunk_index", "start_char", "end_char"]
 SPACES_TABLE = "spaces"
 """The first table of a store, and the last to go: where it is, there is a store."""
 
+FORMAT = 1
+"""What a store is written in; one that says nothing is of the first."""
+FORMAT_KEY = b"arxiv_embed.format"
+
 SPACES = pa.schema(
     [
         pa.field("fingerprint", pa.string(), nullable=False),
         ("description", pa.string()),
         ("begun", pa.string()),
-    ]
+    ],
+    metadata={FORMAT_KEY: str(FORMAT).encode()},
 )
 SHARDS = pa.schema(
     [
@@ -80,6 +86,7 @@ class LanceStore:
         self._tables: dict[str, Any] = {}
         self._writes = 0
         self._was_there = self._place.has(SPACES_TABLE)
+        self._refuse_newer()
 
     @staticmethod
     def is_at(url: str | Path) -> bool:
@@ -271,6 +278,7 @@ class LanceStore:
         with self._place.writing():
             try:
                 self._look_again()
+                self._refuse_newer()
                 yield
                 self._was_there = True
             except (OSError, RuntimeError) as error:
@@ -286,6 +294,12 @@ class LanceStore:
                 table.checkout_latest()
             else:
                 del self._tables[name]
+
+    def _refuse_newer(self) -> None:
+        table = self._table(SPACES_TABLE)
+        written = int((table.schema.metadata or {}).get(FORMAT_KEY, FORMAT)) if table is not None else FORMAT
+        if written > FORMAT:
+            raise NewerStore(self.url, written, FORMAT)
 
     def _table(self, name: str) -> Any:
         """The table, or None where the store has none of that name."""

@@ -41,6 +41,16 @@ class NoStore(StoreError):
         super().__init__(f"There is no store at {masked(url)}: make one with `arxiv-embed run --metadata-dir DIR`.")
 
 
+class NewerStore(StoreError):
+    """It was written in a format that this version does not know."""
+
+    def __init__(self, url: str, written: int, known: int) -> None:
+        super().__init__(
+            f"The store {masked(url)} was written by a newer version of arxiv-embed (its format is {written}, known "
+            f"here is {known}): upgrade arxiv-embed, or name another store."
+        )
+
+
 class StoreAway(StoreError):
     """A store that was there is not, for the moment perhaps; `why` says what it lacks and what to do."""
 

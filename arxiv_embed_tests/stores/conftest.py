@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,21 @@ from arxiv_embed.stores.protocol import VectorStore, open_store
 KINDS = ["lance", "postgres"]
 
 
-@pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a store may be made, and none is."""
+@contextmanager
+def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """Where a store of the kind that is the request's parameter may be made."""
     if request.param == "lance":
-        return str(tmp_path / "store")
-    made: str = request.getfixturevalue("postgres").database()
-    return made
+        yield str(folder / "store")
+    else:
+        with request.getfixturevalue("postgres").database() as url:
+            yield url
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where a store may be made, and none is."""
+    with place(request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

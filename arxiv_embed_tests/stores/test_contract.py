@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.stores import lance_place
 from arxiv_embed.stores.lance import LanceStore
-from arxiv_embed.stores.postgres import merge, writer
-from arxiv_embed.stores.protocol import VECTORS, NoStore, StoreError, VectorStore, open_store
+from arxiv_embed.stores.postgres import merge, schema, writer
+from arxiv_embed.stores.protocol import VECTORS, NewerStore, NoStore, StoreError, VectorStore, open_store
 from arxiv_embed_tests.stores.shard_rows import OTHER_SPACE, SPACE, Record, held, papers_held, shard_rows, write
 
 if TYPE_CHECKING:
@@ -342,3 +342,35 @@ def test_a_writer_that_is_killed_leaves_whole_papers_and_what_the_next_run_repai
     }
     assert repaired(store, shards)
     assert papers_held(store) == newest(shards)
+
+
+@contextlib.contextmanager
+def a_newer_version() -> Iterator[None]:
+    """Of this package, whose stores have a format that this one does not know."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lance, "FORMAT", 2)
+        patch.setattr(lance, "SPACES", lance.SPACES.with_metadata({lance.FORMAT_KEY: b"2"}))
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "COMMENT ON SCHEMA arxiv_embed IS 'newer'"))
+        yield
+
+
+def test_a_store_of_a_newer_version_is_refused_for_reading_and_for_writing(store: VectorStore) -> None:
+    with a_newer_version(), open_store(store.url, create=True) as newer:
+        write(newer, "a", Record("1"))
+    for refused in (
+        lambda: open_store(store.url),
+        lambda: open_store(store.url, create=True),
+        lambda: write(store, "b", Record("2")),  # opened before
+    ):
+        with pytest.raises(NewerStore, match=r"was written by a newer version of arxiv-embed .*: upgrade arxiv-embed"):
+            refused()
+    with a_newer_version(), open_store(store.url) as newer:
+        assert set(papers_held(newer)) == {"1"}
+
+
+def test_a_newer_version_writes_to_an_older_store(store: VectorStore) -> None:
+    write(store, "a", Record("1"))
+    with a_newer_version(), open_store(store.url) as newer:
+        assert set(papers_held(newer)) == {"1"}
+        write(newer, "b", Record("2"))
+        assert set(papers_held(newer)) == {"1", "2"}

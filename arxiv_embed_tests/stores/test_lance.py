@@ -14,10 +14,10 @@ import pytest
 from arxiv_embed.checkpoint.atomic import NoSpace, NotWritable
 from arxiv_embed.stores import lance
 from arxiv_embed.stores.lance import LanceStore
-from arxiv_embed.stores.protocol import Filters, StoreAway, StoreError, open_store
+from arxiv_embed.stores.protocol import Filters, NoStore, StoreAway, StoreError, open_store
 from arxiv_embed.stores.rows import row_schema
 from arxiv_embed_tests.damage import delete, truncate
-from arxiv_embed_tests.small_disk import grow, small_disk
+from arxiv_embed_tests.small_disk import grow, make_read_only, small_disk
 from arxiv_embed_tests.stores.shard_rows import OTHER_SPACE, SPACE, Record, held, papers_held, shard_rows, write
 
 Shards = dict[str, list[Record]]
@@ -43,11 +43,11 @@ def test_a_changed_text_loses_its_old_chunks_in_the_same_version(store: LanceSto
     assert seen[-1] == (1, 3)
 
 
-@pytest.mark.parametrize("done", [0, 1])
+@pytest.mark.parametrize("done", [1, 2])
 def test_a_drop_that_was_interrupted_is_finished_by_another(
     store: LanceStore, done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its shards, and after its rows."""
+    """After its shards, and after its rows; the table that is looked at first says the format."""
     write(store, "a", Record("1"))
     store.write_shard(OTHER_SPACE, "a", shard_rows("a", [Record("1")]), "other")
     steps = itertools.count()
@@ -105,6 +105,16 @@ def test_a_full_disk_is_one_sentence_and_the_store_stays_as_it_was(tmp_path: Pat
         assert store.count(SPACE.fingerprint)[0] == 15_000
 
 
+def test_a_folder_that_is_read_only_is_read_and_refuses_a_write_in_one_sentence(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2) as disk:
+        write(LanceStore(disk / "store"), "a", Record("1"))
+        make_read_only(disk)
+        with open_store(str(disk / "store")) as store:
+            assert set(papers_held(store)) == {"1"}
+            with pytest.raises(NotWritable, match=r"Nothing can be written to .*: mend that, or name another place"):
+                write(store, "b", Record("2"))
+
+
 @pytest.mark.parametrize("damage", [truncate, delete])
 @pytest.mark.parametrize("part", ["data", "_versions"])
 def test_a_damaged_store_is_one_sentence(store: LanceStore, damage: Callable[[Path], None], part: str) -> None:
@@ -123,6 +133,9 @@ def test_a_table_whose_making_was_interrupted_is_made_again(store: LanceStore, n
     shutil.rmtree(Path(store.url) / f"{name}.lance")
     (Path(store.url) / f"{name}.lance" / "_versions").mkdir(parents=True)
     again = LanceStore(Path(store.url))
+    if name == "spaces":
+        with pytest.raises(NoStore):
+            open_store(store.url)
     if name.startswith("rows"):
         assert again.shards(SPACE.fingerprint) == {}  # a shard whose rows are gone is not held
     write(again, "a", Record("1"))
@@ -202,6 +215,17 @@ def test_a_writer_that_ended_when_it_had_added_the_column_is_followed_by_another
     assert again.shards(SPACE.fingerprint) == {"a": "older"}
     write(again, "b", Record("3", cut=7))
     assert cut_tokens(again, "1", "3") == [None, 7]
+
+
+def test_a_store_that_says_nothing_of_its_format_is_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(lance, "SPACES", lance.SPACES.remove_metadata())
+        write(LanceStore(tmp_path / "store"), "a", Record("1"))
+    with open_store(str(tmp_path / "store")) as store:
+        write(store, "b", Record("2"))
+        assert set(papers_held(store)) == {"1", "2"}
 
 
 def test_a_store_is_found_made_or_refused_in_one_sentence(tmp_path: Path) -> None:

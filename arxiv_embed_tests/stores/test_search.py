@@ -18,7 +18,7 @@ from arxiv_embed.settings import RunOptions, settings_from_environment
 from arxiv_embed.stores.protocol import Filters, StoreError, VectorStore, open_store
 from arxiv_embed.stores.search import FUSION_K, fuse, neighbours, search
 from arxiv_embed_tests.fake_pool import run_shards, vectors_of
-from arxiv_embed_tests.stores.conftest import KINDS
+from arxiv_embed_tests.stores.conftest import KINDS, place
 from arxiv_embed_tests.stores.shard_rows import SPACE, Record, shard_rows
 
 RECORDS = [
@@ -44,11 +44,7 @@ class SameText:
 
 @pytest.fixture(scope="module", params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore]:
-    if request.param == "lance":
-        url = str(tmp_path_factory.mktemp("store"))
-    else:
-        url = request.getfixturevalue("postgres").database()
-    with open_store(url, create=True) as store:
+    with place(request, tmp_path_factory.mktemp("stores")) as url, open_store(url, create=True) as store:
         store.write_shard(SPACE, "a", shard_rows("a", RECORDS), "i")
         store.finish(SPACE)
         yield store

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.stores.postgres.server import Connection
-from arxiv_embed.stores.protocol import StoreError
+from arxiv_embed.stores.protocol import NewerStore, StoreError
 
 SCHEMA = "arxiv_embed"
 EXTENSION = "vector"
@@ -54,12 +54,9 @@ def version_of(connection: Connection) -> int:
 
 
 def refuse_newer(version: int, name: str) -> None:
-    """Raises `StoreError` for a store that this version of the package does not know."""
+    """Raises `NewerStore` for a store that this version of the package does not know."""
     if version > len(MIGRATIONS):
-        raise StoreError(
-            f"The store {name} was written by a newer version of arxiv-embed (format {version}, known are up to "
-            f"{len(MIGRATIONS)}): upgrade it."
-        )
+        raise NewerStore(name, version, len(MIGRATIONS))
 
 
 def migrate(connection: Connection, version: int, name: str) -> None:
