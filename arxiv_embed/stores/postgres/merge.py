@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Mapping
 
 import pyarrow as pa
@@ -53,9 +54,11 @@ def merge(
     identity: str,
     listed: Container[str] | None,
     uncovered: set[str],
+    added: Counter[str],
 ) -> WriteReport:
     """See `VectorStore.write_shard`. `uncovered` is added to: a merge whose connection ended may have been committed,
-    and finds none when it is tried again."""
+    and finds none when it is tried again. `added` counts the papers that have come to each space since it was indexed.
+    """
     _remember_space(connection, space)
     arriving = rows.filter(pc.equal(rows["chunk_index"], PAPER_CHUNK))
     held = _held(connection, space.fingerprint, shard, arriving["paper_id"].to_pylist())
@@ -63,7 +66,8 @@ def merge(
     newer, older = rivals(held.filter(pc.not_equal(held["shard"], shard)), arriving, shard, listed)
     if newer:
         rows = rows.filter(pc.invert(pc.is_in(rows["paper_id"], pa.array(sorted(newer)))))
-    drop_for_bulk(connection, space.fingerprint, arriving.num_rows - len(newer) - len(older) - ours.num_rows)
+    added[space.fingerprint] += max(0, arriving.num_rows - len(newer) - len(older) - ours.num_rows)
+    drop_for_bulk(connection, space.fingerprint, added[space.fingerprint])
     with connection.transaction():
         if ours.num_rows == 0 and not older:
             copy_in(connection, rows, rows_of(space.fingerprint))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pgvector import HalfVector, Vector
 from psycopg import sql
 
 from arxiv_embed.stores.postgres.schema import vector_type
@@ -54,15 +55,15 @@ def copy_in(connection: Connection, rows: pa.Table, table: sql.Composable) -> No
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(table, NAMES)
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.set_types(types)
-        for record in _records(rows, np.float32 if vector_type(dimensions) == "vector" else np.float16):
+        for record in _records(rows, HalfVector if vector_type(dimensions) == "halfvec" else Vector):
             copy.write_row(record)
 
 
-def _records(rows: pa.Table, number: type[np.floating[Any]]) -> Iterator[tuple[Any, ...]]:
+def _records(rows: pa.Table, kind: type[Vector | HalfVector]) -> Iterator[tuple[Any, ...]]:
     for start in range(0, rows.num_rows, COPIED_ROWS):
         part = rows.slice(start, COPIED_ROWS)
         columns = {name: _values(part[name]) for name in COLUMNS if name != "vector"}
-        columns["vector"] = list(vectors_in(part).astype(number, copy=False))
+        columns["vector"] = [kind(vector) for vector in vectors_in(part)]
         yield from zip(*(columns[name] for name in COLUMNS), strict=True)
 
 

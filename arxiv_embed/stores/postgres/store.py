@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, LiteralString, Self
@@ -20,7 +21,7 @@ from arxiv_embed.stores.postgres.reader import HoldsNothing, Reader
 from arxiv_embed.stores.postgres.rows import arrow_table, selected, storable
 from arxiv_embed.stores.postgres.schema import rows_of, vector_type
 from arxiv_embed.stores.postgres.server import Connection, Server
-from arxiv_embed.stores.postgres.words import words_of
+from arxiv_embed.stores.postgres.words import MOST_RANKED, words_of
 from arxiv_embed.stores.postgres.writer import Writer
 from arxiv_embed.stores.protocol import (
     VECTORS,
@@ -47,6 +48,7 @@ class PostgresStore:
         self.url = self._server.name
         self._reader = Reader(self._server)
         self._writer = Writer(self._server)
+        self._added: Counter[str] = Counter()
         with contextlib.suppress(NoStore) if create else contextlib.nullcontext():
             self._reader.look()
         self._writer.was_there = self._reader.was_there
@@ -87,7 +89,7 @@ class PostgresStore:
         uncovered: set[str] = set()
 
         def write(connection: Connection) -> WriteReport:
-            report = merge(connection, space, shard, rows, identity, listed, uncovered)
+            report = merge(connection, space, shard, rows, identity, listed, uncovered, self._added)
             self._reader.was_there = True
             return report
 
@@ -105,6 +107,7 @@ class PostgresStore:
         papers, rows = self.count(space.fingerprint)
         if rows:
             self._writer.change(lambda connection: build(connection, space, papers))
+        del self._added[space.fingerprint]
 
     def nearest(
         self,
@@ -137,16 +140,20 @@ class PostgresStore:
                 SELECT sum(worth * ts_rank(held.words, word, 1))
                 FROM unnest(%(words)s::text[]::tsquery[], %(worth)s::float8[]) AS asked(word, worth)
             ) AS score
-            FROM {rows} AS held WHERE {where} AND words @@ %(any)s::tsquery
+            FROM (
+                SELECT {found}, words FROM {rows} WHERE {where} AND words @@ %(selecting)s::tsquery LIMIT %(most)s
+            ) AS held
             ORDER BY score DESC, paper_id LIMIT %(limit)s
             """
         ).format(found=FOUND, rows=rows_of(space), where=condition)
+        found: list[tuple[Any, ...]] = []
         with self._reader.connection() as connection:
             asked = words_of(connection, space, text)
-            given |= {"words": list(asked.words), "worth": list(asked.worth), "limit": limit}
-            found = connection.execute(query, {**given, "any": asked.any_of_the_rarer}).fetchall()
-            if len(found) < limit and asked.any != asked.any_of_the_rarer:
-                found = connection.execute(query, {**given, "any": asked.any}).fetchall()
+            given |= {"words": list(asked.words), "worth": list(asked.worth), "limit": limit, "most": MOST_RANKED}
+            for selecting in asked.selections():
+                found = connection.execute(query, {**given, "selecting": selecting}).fetchall()
+                if len(found) == limit:
+                    break
         return [Match(*match) for match in found]
 
     def chunks_of(self, space: str, papers: Sequence[str], vector: npt.NDArray[np.float32]) -> list[Match]:

@@ -5,37 +5,39 @@ PostgreSQL's own ranking knows nothing of how rare a word is; its statistics do,
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from arxiv_embed.stores.postgres.rows import storable
+from arxiv_embed.stores.postgres.schema import rows_of
 from arxiv_embed.stores.postgres.server import Connection
 
 LONGEST_QUERY = 2_000
 """Characters of a query that are used; what follows adds nothing to the ranking but time."""
 MOST_WORDS = 32
 """The rarest of a query; each is looked for in every paper that is ranked."""
-ENOUGH = 0.2
-"""Of all papers: once the rarer words are found in so many, the papers that have a commoner one only are not ranked, as
-they would come last."""
+MOST_RANKED = 20_000
+"""Papers of one question, which takes some 10 µs for each."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a query, the rarest first, with what each is worth; those that select are `selecting` of them."""
+    """The words of a query, the rarest first, with what each is worth, and how many of the first are in fewer papers
+    together than can be ranked (1 at least)."""
 
     words: tuple[str, ...]
     worth: tuple[float, ...]
-    selecting: int
+    rarer: int
 
-    @property
-    def any_of_the_rarer(self) -> str:
-        return " | ".join(self.words[: self.selecting])
-
-    @property
-    def any(self) -> str:
-        return " | ".join(self.words)
+    def selections(self) -> Iterator[str]:
+        """Which papers are to be ranked, as a `tsquery`: the next where the one before finds too few. What a paper is
+        worth grows with each word that it has, so those that have all come first."""
+        if self.words:
+            yield " & ".join(self.words)
+            yield " | ".join(self.words[: self.rarer])
+            yield " | ".join(self.words)
 
 
 def words_of(connection: Connection, space: str, text: str) -> Words:
@@ -43,32 +45,34 @@ def words_of(connection: Connection, space: str, text: str) -> Words:
     found = connection.execute(
         "SELECT lexeme FROM unnest(to_tsvector('pg_catalog.english', %s))", [storable(text[:LONGEST_QUERY])]
     ).fetchall()
-    return ranked([lexeme for (lexeme,) in found], _shares(connection, space) if found else {})
+    shares, papers = _statistics(connection, space)
+    return ranked([lexeme for (lexeme,) in found], shares, papers)
 
 
-def ranked(lexemes: Sequence[str], shares: Mapping[str, float]) -> Words:
+def ranked(lexemes: Sequence[str], shares: Mapping[str, float], papers: float) -> Words:
     """`shares` says of common words in which part of the papers they are found; one that is not there is rarer."""
     rare = min(shares.values(), default=0.5) / 2
     share = {lexeme: shares.get(lexeme, rare) for lexeme in lexemes}
     rarest = sorted(lexemes, key=lambda lexeme: (share[lexeme], lexeme))[:MOST_WORDS]
-    selecting, together = 0, 0.0
-    while selecting < len(rarest) and together < ENOUGH:
-        together += share[rarest[selecting]] if shares else 0.0
-        selecting += 1
+    together = itertools.accumulate(share[lexeme] * papers for lexeme in rarest)
+    rarer = sum(found <= MOST_RANKED for found in together)
     worth = tuple(math.log1p(1 / share[lexeme]) for lexeme in rarest)
-    return Words(tuple(map(_quoted, rarest)), worth, selecting)
+    return Words(tuple(map(_quoted, rarest)), worth, max(1, rarer))
 
 
-def _shares(connection: Connection, space: str) -> dict[str, float]:
-    """Common words → the part of the papers that have them, as of the last ANALYZE; empty before the first."""
+def _statistics(connection: Connection, space: str) -> tuple[dict[str, float], float]:
+    """As of the last ANALYZE: common words → the part of the papers that have them, and how many papers there are;
+    nothing before the first."""
     found = connection.execute(
-        "SELECT most_common_elems::text::text[], most_common_elem_freqs FROM pg_stats"
-        " WHERE schemaname = 'arxiv_embed' AND tablename = %s AND attname = 'words'",
-        [f"rows_{space}"],
+        "SELECT most_common_elems::text::text[], most_common_elem_freqs, reltuples * (1 - null_frac)"
+        " FROM pg_stats JOIN pg_class ON pg_class.oid = %s::regclass"
+        " WHERE schemaname = 'arxiv_embed' AND tablename = relname AND attname = 'words'",
+        [rows_of(space).as_string(connection)],
     ).fetchone()
     if found is None or found[0] is None:
-        return {}
-    return dict(zip(*found, strict=False))  # behind the frequencies stand their least and most
+        return {}, 0
+    words, shares, papers = found
+    return dict(zip(words, shares, strict=False)), papers  # behind the shares stand their least and most
 
 
 def _quoted(lexeme: str) -> str:
