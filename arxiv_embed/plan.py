@@ -17,7 +17,7 @@ from arxiv_embed.gpu.devices import Device, parse_devices
 from arxiv_embed.metadata.paper import Paper
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.metadata.shards import Listing, Shard, lies_in, list_folder, month_key_of
-from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed.settings import RunOptions, Settings, store_folders
 from arxiv_embed.stores.protocol import NoStore, open_store
 
 EXAMPLES_NAMED = 3
@@ -162,7 +162,7 @@ def list_shards_of(options: RunOptions, settings: Settings) -> Listing:
         options.metadata_dir,
         shard_papers=options.shard_papers,
         index=settings.index,
-        without=[settings.home, options.checkpoints, Path(options.store)],
+        without=[settings.home, options.checkpoints, *store_folders(options.store)],
     )
     if not listing.shards:
         raise ArxivEmbedError(_nothing_usable(options.metadata_dir, listing.passed_over))

@@ -10,6 +10,7 @@ from pathlib import Path
 from arxiv_embed.errors import ArxivEmbedError
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
+DEFAULT_STORE = "papers"
 DEFAULT_SHARD_PAPERS = 20_000
 DEFAULT_BATCH_SIZE, MOST_BATCH_SIZE = 200, 256
 DEFAULT_ATTEMPTS = 3
@@ -91,7 +92,7 @@ def settings_from_environment(environment: Mapping[str, str] | None = None) -> S
     return Settings(
         home=home,
         metadata_dir=Path(metadata_dir).expanduser().absolute() if metadata_dir else None,
-        store=_store_place(value("STORE") or str(home / "stores" / "papers")),
+        store=_store_place(value("STORE") or str(home / "stores" / DEFAULT_STORE)),
         model=value("MODEL") or DEFAULT_MODEL,
         devices=value("DEVICES") or "auto",
         postgres_url=value("POSTGRES_URL"),
@@ -114,6 +115,11 @@ def visible_gpus(environment: Mapping[str, str] | None = None, *, hip: bool = Fa
     environment = os.environ if environment is None else environment
     names = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES") if hip else ("CUDA_VISIBLE_DEVICES",)
     return next((environment[name] for name in names if name in environment), None)
+
+
+def store_folders(url: str) -> list[Path]:
+    """What a store takes of the disk here: its folder, or nothing where it is a database of a server."""
+    return [] if "://" in url else [Path(url)]
 
 
 def _store_place(url: str) -> str:

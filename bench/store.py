@@ -1,8 +1,8 @@
 """Stores: rows a second into LanceDB and PostgreSQL, an unchanged run, search and its page over 100,000 papers.
 
 Vectors of the real model for a tenth of the papers, jittered copies for the rest (`bench/corpus.py`). Both stores are
-on this machine, PostgreSQL with its usual durability; a cold command is a process of its own that finds its files on disk
-and not in memory. `python -m bench.store` prints the metrics.
+on this machine, PostgreSQL with its usual durability; a cold command is a process of its own that finds its
+files on disk and not in memory. `python -m bench.store` prints the metrics.
 """
 
 from __future__ import annotations

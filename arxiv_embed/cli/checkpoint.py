@@ -33,6 +33,9 @@ Shards = Annotated[list[str] | None, typer.Argument(help="Shards; without any, a
 def show(
     shards: Shards = None,
     db_name: ask.DbName = None,
+    db_host: ask.DbHost = None,
+    db_port: ask.DbPort = None,
+    db_user: ask.DbUser = None,
     checkpoint_dir: ask.CheckpointDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole history document.")] = False,
 ) -> None:
@@ -42,7 +45,8 @@ def show(
     """
     settings = settings_from_environment()
     store = _store(checkpoint_dir)
-    history = present_history(settings, store_url=ask.store_url(db_name, settings), checkpoints=store)
+    url = ask.store_url(db_name, settings, db_host, db_port, db_user)
+    history = present_history(settings, store_url=url, checkpoints=store)
     if as_json:
         typer.echo(history.to_json())
         return
@@ -73,6 +77,9 @@ def show(
 def verify(
     checkpoint_dir: ask.CheckpointDir = None,
     db_name: ask.DbName = None,
+    db_host: ask.DbHost = None,
+    db_port: ask.DbPort = None,
+    db_user: ask.DbUser = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Set damaged files aside, so that backups are used.")
     ] = False,
@@ -90,7 +97,8 @@ def verify(
             damaged += 1
             say(console, str(item.damage))
     of_history: list[Damage] = []
-    load_history(history_path(settings, ask.store_url(db_name, settings)), of_history.append, sets_aside=repair)
+    url = ask.store_url(db_name, settings, db_host, db_port, db_user)
+    load_history(history_path(settings, url), of_history.append, sets_aside=repair)
     for damage in of_history:
         say(console, str(damage))
     damaged += len(of_history)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -15,6 +16,7 @@ from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
     DEFAULT_SHARD_PAPERS,
+    DEFAULT_STORE,
     MOST_BATCH_SIZE,
     RunOptions,
     Settings,
@@ -26,8 +28,20 @@ MetadataDir = Annotated[
 ]
 DbName = Annotated[
     str | None,
-    typer.Option(help="Name of the embedded store. [default: papers, or ARXIV_EMBED_STORE]", show_default=False),
+    typer.Option(
+        help="Name of the embedded store, or of the database of --db-host. [default: papers, or ARXIV_EMBED_STORE]",
+        show_default=False,
+    ),
 ]
+DbHost = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep the store in PostgreSQL on this host. Its password comes from PGPASSWORD or ~/.pgpass.",
+        show_default=False,
+    ),
+]
+DbPort = Annotated[int | None, typer.Option(min=1, max=65535, help="Its port. [default: 5432]", show_default=False)]
+DbUser = Annotated[str | None, typer.Option(help="Its user. [default: PGUSER, or yours]", show_default=False)]
 BatchSize = Annotated[int, typer.Option(min=1, max=MOST_BATCH_SIZE, help="Papers in a batch at most.")]
 Production = Annotated[
     bool,
@@ -72,8 +86,22 @@ Priority = Annotated[
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def store_url(db_name: str | None, settings: Settings) -> str:
-    """Where the store lies; raises `ArxivEmbedError` for a name that could lead out of the home."""
+def store_url(
+    db_name: str | None,
+    settings: Settings,
+    db_host: str | None = None,
+    db_port: int | None = None,
+    db_user: str | None = None,
+) -> str:
+    """Where the store lies; raises `ArxivEmbedError` for a name that could lead out of the home, and for options that
+    do not go together."""
+    if db_host is not None:
+        host = f"[{db_host}]" if ":" in db_host else quote(db_host, safe="")
+        login = f"{quote(db_user, safe='')}@" if db_user else ""
+        port = f":{db_port}" if db_port else ""
+        return f"postgresql://{login}{host}{port}/{quote(db_name or DEFAULT_STORE, safe='')}"
+    if db_port is not None or db_user is not None:
+        raise ArxivEmbedError("--db-port and --db-user are of a PostgreSQL server: give its --db-host too.")
     if db_name is None:
         return settings.store
     if not _NAME.fullmatch(db_name):
@@ -86,6 +114,9 @@ def run_options(
     *,
     metadata_dir: Path | None,
     db_name: str | None = None,
+    db_host: str | None = None,
+    db_port: int | None = None,
+    db_user: str | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
     production: bool = True,
     resume: bool | None = None,
@@ -108,7 +139,7 @@ def run_options(
         raise ArxivEmbedError("No metadata folder is named: give --metadata-dir, or set ARXIV_EMBED_METADATA_DIR.")
     return RunOptions(
         metadata_dir=folder.expanduser().absolute(),
-        store=store_url(db_name, settings),
+        store=store_url(db_name, settings, db_host, db_port, db_user),
         checkpoints=checkpoint_dir.expanduser().absolute() if checkpoint_dir else settings.checkpoints,
         model=model or settings.model,
         devices=devices or settings.devices,

@@ -15,7 +15,7 @@ from arxiv_embed.cli.launched import LaunchedRun
 from arxiv_embed.cli.spaces import held_by_store
 from arxiv_embed.cli.terminal import complain, open_console, printable, say
 from arxiv_embed.cli.wording import count, duration, papers_done, plural
-from arxiv_embed.errors import ArxivEmbedError, sentence
+from arxiv_embed.errors import ArxivEmbedError, masked, sentence
 from arxiv_embed.plan import RunPlan, plan_run
 from arxiv_embed.progress import DeviceProgress, RunProgress
 from arxiv_embed.runs import killed_runs
@@ -38,6 +38,9 @@ DONE, SOMETHING_FAILED, INTERRUPTED = 0, 1, 130
 def run(
     metadata_dir: ask.MetadataDir = None,
     db_name: ask.DbName = None,
+    db_host: ask.DbHost = None,
+    db_port: ask.DbPort = None,
+    db_user: ask.DbUser = None,
     batch_size: ask.BatchSize = DEFAULT_BATCH_SIZE,
     production: ask.Production = True,
     resume: ask.Resume = None,
@@ -63,12 +66,17 @@ def run(
       arxiv-embed run --metadata-dir examples/metadata
 
       arxiv-embed run --metadata-dir /data/arxiv --model BAAI/bge-small-en-v1.5 --db-name bge --devices cpu:2
+
+      arxiv-embed run --metadata-dir /data/arxiv --db-host localhost --db-name papers
     """
     settings = settings_from_environment()
     options = ask.run_options(
         settings,
         metadata_dir=metadata_dir,
         db_name=db_name,
+        db_host=db_host,
+        db_port=db_port,
+        db_user=db_user,
         batch_size=batch_size,
         production=production,
         resume=resume,
@@ -98,7 +106,7 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
     if not plan.pending:
         if before:
             _tell_dagster(settings)
-        say(console, f"Nothing to do: {_all_unchanged(plan)}; {options.store} holds them.")
+        say(console, f"Nothing to do: {_all_unchanged(plan)}; {shown(options.store)} holds them.")
         if plan.failed_papers:
             failed = plural(plan.failed_papers, "paper")
             say(console, f"{failed} failed before (`arxiv-embed status --failures`): --resume tries them again")
@@ -190,7 +198,9 @@ def passed_over(plan: RunPlan) -> str:
 
 
 def shown(path: Path | str) -> str:
-    """A path below the working folder without that."""
+    """A path below the working folder without that; a URL without its password."""
+    if "://" in str(path):
+        return masked(str(path))
     path = Path(path)
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 

@@ -31,6 +31,9 @@ def search(
         ),
     ] = None,
     db_name: ask.DbName = None,
+    db_host: ask.DbHost = None,
+    db_port: ask.DbPort = None,
+    db_user: ask.DbUser = None,
     form: Annotated[Format, typer.Option("--format", help="How to print what was found.")] = Format.TEXT,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
@@ -55,7 +58,7 @@ def search(
         form = Format.JSON
     filters = Filters(category, since, until, withdrawn)
     settings = settings_from_environment()
-    with Searcher(settings, ask.store_url(db_name, settings), space) as searcher:
+    with Searcher(settings, ask.store_url(db_name, settings, db_host, db_port, db_user), space) as searcher:
         if like is not None:
             hits = searcher.neighbours(like, k, filters)
         else:

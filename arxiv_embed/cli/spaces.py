@@ -16,6 +16,7 @@ from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.cli.wording import count, plural
 from arxiv_embed.encoding.recipe import RETRIEVAL
 from arxiv_embed.encoding.space import Space
+from arxiv_embed.errors import masked
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed.stores.naming import by_default, space_named
 from arxiv_embed.stores.protocol import NoStore, open_store
@@ -37,6 +38,9 @@ def spaces(
         typer.Option(help="Remove this space from the store: its fingerprint, or its model.", show_default=False),
     ] = None,
     db_name: ask.DbName = None,
+    db_host: ask.DbHost = None,
+    db_port: ask.DbPort = None,
+    db_user: ask.DbUser = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the spaces of a store: what was embedded with which model, and how.
@@ -46,7 +50,7 @@ def spaces(
     Example: arxiv-embed spaces --drop all-MiniLM-L6-v2
     """
     settings = settings_from_environment()
-    url = ask.store_url(db_name, settings)
+    url = ask.store_url(db_name, settings, db_host, db_port, db_user)
     if drop is not None:
         with open_store(url) as store:
             space = space_named(store, drop, whole=True)
@@ -54,7 +58,7 @@ def spaces(
             store.drop(space.fingerprint)
         say(
             open_console(),
-            f"Removed from {url}: {plural(papers, 'paper')}, {plural(rows, 'row')} of {described(space)}. Its "
+            f"Removed from {masked(url)}: {plural(papers, 'paper')}, {plural(rows, 'row')} of {described(space)}. Its "
             "checkpoints stay: a run with the same model and chunker puts it back, and embeds nothing.",
         )
         return
@@ -64,7 +68,7 @@ def spaces(
     elif held:
         show(held, settings.model, open_console())
     else:
-        say(open_console(), f"{url} holds nothing yet: fill it with `arxiv-embed run --metadata-dir DIR`.")
+        say(open_console(), f"{masked(url)} holds nothing yet: fill it with `arxiv-embed run --metadata-dir DIR`.")
 
 
 def show(held: Sequence[Held], model: str, console: Console) -> None:

@@ -19,6 +19,7 @@ from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.spaces import Held, described, held_by_store
 from arxiv_embed.cli.terminal import open_console, say
 from arxiv_embed.cli.wording import duration, papers_done, plural
+from arxiv_embed.errors import masked
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.runs import last_run
 from arxiv_embed.settings import Settings, settings_from_environment
@@ -28,6 +29,9 @@ DAMAGES_SHOWN = 5
 
 def status(
     db_name: ask.DbName = None,
+    db_host: ask.DbHost = None,
+    db_port: ask.DbPort = None,
+    db_user: ask.DbUser = None,
     checkpoint_dir: ask.CheckpointDir = None,
     rejects: Annotated[bool, typer.Option("--rejects", help="List what is no paper, and why.")] = False,
     failures: Annotated[bool, typer.Option("--failures", help="List papers that no device could embed.")] = False,
@@ -39,7 +43,8 @@ def status(
     """
     settings = settings_from_environment()
     checkpoints = CheckpointStore(checkpoint_dir.expanduser().absolute() if checkpoint_dir else settings.checkpoints)
-    url = ask.store_url(db_name, settings)
+    url = ask.store_url(db_name, settings, db_host, db_port, db_user)
+    store = masked(url)
     last = last_run(settings)
     read = of_asset(checkpoints, "papers")
     held = held_by_store(url)
@@ -48,14 +53,14 @@ def status(
     rejected = rejected_records(checkpoints, read) if rejects else None
     failed = failed_papers(checkpoints) if failures else None
     if as_json:
-        shown = _as_json(settings, url, last, read, held, damages, rejected, failed)
+        shown = _as_json(settings, store, last, read, held, damages, rejected, failed)
         typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
         return
     console = open_console()
     grid = Table.grid(Column(), Column(overflow="fold"), padding=(0, 2))
     grid.add_row("home", str(settings.home))
     grid.add_row("read", _read_so_far(read))
-    grid.add_row("store", url if held else f"{url}: nothing yet, fill it with `arxiv-embed run --metadata-dir DIR`")
+    grid.add_row("store", store if held else f"{store}: nothing yet, fill it with `arxiv-embed run --metadata-dir DIR`")
     for space in held:
         grid.add_row("", _described(space))
     grid.add_row("last run", _outcome(last) if last else "none yet")

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.encoding.space import Space, space_of
-from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError, masked
 from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
@@ -119,7 +119,8 @@ def _check(name: str, number: int | None, most: int | None = None) -> None:
 
 
 def resource_config(options: RunOptions) -> dict[str, object]:
-    """What stands under `resources` in the configuration of a run that has these options."""
+    """What stands under `resources` in the configuration of a run that has these options. Dagster shows and keeps a
+    configuration, so a store whose URL holds a password is not in it: it is that of ARXIV_EMBED_STORE."""
     gpus = {
         "devices": options.devices,
         "dtype": options.dtype,
@@ -129,7 +130,6 @@ def resource_config(options: RunOptions) -> dict[str, object]:
     }
     embedding = {
         "metadata_dir": str(options.metadata_dir),
-        "store": options.store,
         "checkpoint_dir": str(options.checkpoints),
         "model": options.model,
         "chunker": options.chunker,
@@ -140,5 +140,7 @@ def resource_config(options: RunOptions) -> dict[str, object]:
         "retry_failed": options.retry_failed,
     }
     chosen = {"max_tokens": options.max_tokens, "task": options.task, "dimensions": options.dimensions}
+    if masked(options.store) == options.store:
+        embedding["store"] = options.store
     embedding |= {name: value for name, value in {**chosen, "limit": options.limit}.items() if value is not None}
     return {"gpus": {"config": gpus}, "embedding": {"config": embedding}}

@@ -29,7 +29,7 @@ from arxiv_embed.metadata.watch import Known, Look, Removal, look_at, taken
 from arxiv_embed.pipeline.jobs import embed_pending
 from arxiv_embed.pipeline.partitions import METADATA_FILES, metadata_files
 from arxiv_embed.pipeline.states import States
-from arxiv_embed.settings import DEFAULT_SHARD_PAPERS, Settings, settings_from_environment
+from arxiv_embed.settings import DEFAULT_SHARD_PAPERS, Settings, settings_from_environment, store_folders
 
 NAME = "new_metadata"
 EVERY_SECONDS = 30
@@ -63,7 +63,7 @@ def new_metadata(context: SensorEvaluationContext) -> SensorResult | SkipReason:
         context.log.warning(before.lost)
     passed_over: list[str] = []
     unread: dict[str, str] = {}
-    written = [settings.home, settings.checkpoints, Path(settings.store)]
+    written = [settings.home, settings.checkpoints, *store_folders(settings.store)]
     sources = list_sources(folder, without=written, passed_over=passed_over, unread=unread)
     try:
         look = look_at(before.known, sources, time.time(), MOST_REMOVED, unread)

@@ -17,11 +17,13 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "ARXIV_EMBED_HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "110"}
 
 
-def arxiv_embed(home: Path, *arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs `arxiv-embed` to its end, in `folder`."""
+def arxiv_embed(
+    home: Path, *arguments: str | Path, folder: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `arxiv-embed` to its end, in `folder`, with `variables` in its environment."""
     return subprocess.run(
         [SCRIPT, *map(str, arguments)],
-        env=environment(home),
+        env={**environment(home), **variables},
         cwd=folder,
         capture_output=True,
         text=True,

@@ -49,6 +49,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("--task", "clustering"), "has no task 'clustering': give retrieval"),
         (("--dimensions", "100"), "does not say that its vectors may be cut; they have 384"),
         (("--db-name", "../elsewhere"), "'../elsewhere' is no name for a store"),
+        (("--db-port", "5432"), "--db-port and --db-user are of a PostgreSQL server: give its --db-host too"),
+        (("--db-host", "127.0.0.1", "--db-port", "1"), "postgresql://127.0.0.1:1/papers does not answer"),
         (("--priority", "category:cs", "--priority", "soon"), "--priority 'soon' is not understood: write category:"),
         (("--priority", "since:soon"), "--priority 'since:soon' names no day"),
         (("--priority", "ids:@/no/such/file"), "The file of ids /no/such/file (--priority) cannot be read"),

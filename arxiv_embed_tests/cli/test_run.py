@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from dagster import AssetKey, DagsterRunStatus
+from psycopg.conninfo import conninfo_to_dict
 from typer.testing import CliRunner
 
 from arxiv_embed.checkpoint.store import CheckpointStore
@@ -18,6 +20,9 @@ from arxiv_embed.pipeline.instance import open_instance
 from arxiv_embed.plan import embeddings_key
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed_tests.cli.commands import arxiv_embed
+
+if TYPE_CHECKING:
+    from arxiv_embed_tests.postgres_server import PostgresServer
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,25 @@ def test_dagster_knows_what_the_command_did(done: tuple[Path, str], monkeypatch:
         shards = {"atom-2026.xml", "cs-2016.jsonl.gz", "kaggle-2007.jsonl", "month:1602"}
         for asset in ("papers", "embeddings", "vector_store"):
             assert instance.get_materialized_partitions(AssetKey(asset)) == shards
+
+
+def test_a_run_into_postgresql_is_searched_and_writes_its_password_nowhere(
+    tmp_path: Path, tiny_model: Path, small_folder: Path, postgres: PostgresServer
+) -> None:
+    with postgres.database() as url, postgres.guarded_user("hunter2") as user:
+        place = conninfo_to_dict(url)
+        url = url.replace("postgres@", f"{user}:hunter2@")
+        folder = ("--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
+        result = arxiv_embed(tmp_path, "run", *folder, ARXIV_EMBED_STORE=url)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert f":***@/{place['dbname']}" in result.stdout
+        assert "holds 11 papers" in result.stdout
+        title = json.loads((small_folder / "first.jsonl").read_text().splitlines()[0])["title"]
+        store = ("--db-host", place["host"], "--db-user", place["user"], "--db-name", place["dbname"])
+        hits = json.loads(arxiv_embed(tmp_path, "search", title, "-k", "3", "--json", *store).stdout)
+        assert (len(hits), hits[0]["paper_id"], hits[0]["text_rank"]) == (3, "0704.0001", 1)
+    assert "hunter2" not in result.stdout + result.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()] == []
 
 
 def test_status_tells_the_last_run_and_what_is_held(done: tuple[Path, str], tiny_model: Path) -> None:
