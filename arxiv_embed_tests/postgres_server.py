@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,6 @@ from psycopg import sql
 
 SETTINGS = """
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 autovacuum = off
 max_connections = 60
@@ -68,6 +68,13 @@ class PostgresServer:
         with psycopg.connect(url or self.url(), autocommit=True) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
+
+    def own(self, folder: Path) -> Path:
+        """A new folder that the server may write to."""
+        folder.mkdir()
+        if self._server.system_user is not None:
+            shutil.chown(folder, self._server.system_user)
+        return folder
 
     def take_down(self) -> None:
         """At once, as by a crash."""
