@@ -33,6 +33,9 @@ def export(
     ] = None,
     papers_only: Annotated[bool, typer.Option("--papers-only", help="Whole papers' vectors, without chunks'.")] = False,
     db_name: ask.DbName = None,
+    db_host: ask.DbHost = None,
+    db_port: ask.DbPort = None,
+    db_user: ask.DbUser = None,
 ) -> None:
     """Write the store's vectors, with what they are of, to files that other programs read.
 
@@ -52,7 +55,7 @@ def export(
     console = open_console()
     began = time.monotonic()
     place = target.expanduser().absolute()
-    with open_store(ask.store_url(db_name, settings)) as store:
+    with open_store(ask.store_url(db_name, settings, db_host, db_port, db_user)) as store:
         meant = _with_rows(store) if space is None else [space_named(store, space, settings.model)]
         count = sum(store.count(one.fingerprint)[0 if papers_only else 1] for one in meant)
         try:

@@ -27,6 +27,9 @@ def serve(
         ),
     ] = None,
     db_name: ask.DbName = None,
+    db_host: ask.DbHost = None,
+    db_port: ask.DbPort = None,
+    db_user: ask.DbUser = None,
 ) -> None:
     """Serve the search page and the JSON API, until Ctrl-C.
 
@@ -41,7 +44,10 @@ def serve(
     console = open_console()
     settings = settings_from_environment()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)  # on standard error
-    with listening(host, port) as bound, Searcher(settings, ask.store_url(db_name, settings), space) as searcher:
+    with (
+        listening(host, port) as bound,
+        Searcher(settings, ask.store_url(db_name, settings, db_host, db_port, db_user), space) as searcher,
+    ):
         papers, _ = searcher.store.count(searcher.space.fingerprint)
         searcher.search(WARMING_QUERY, 1)
         app = create_app(searcher)

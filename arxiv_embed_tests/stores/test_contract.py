@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arxiv_embed.checkpoint.lock import Locked
-from arxiv_embed.stores import lance_place
+from arxiv_embed.stores import lance, lance_place
 from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed.stores.postgres import merge, schema, writer
 from arxiv_embed.stores.protocol import VECTORS, NewerStore, NoStore, StoreError, VectorStore, open_store
