@@ -21,6 +21,7 @@ from psycopg import sql
 from arxiv_embed.checkpoint.atomic import NoSpace, NotWritable
 from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.stores.postgres import indexes, merge, reader, rows, schema, words, writer
+from arxiv_embed.stores.postgres import store as postgres_store
 from arxiv_embed.stores.postgres.store import PostgresStore
 from arxiv_embed.stores.protocol import Filters, NoStore, StoreAway, StoreError, open_store
 from arxiv_embed_tests.small_disk import grow, small_disk
@@ -70,8 +71,11 @@ def test_what_is_no_database_says_what_to_do(postgres: PostgresServer) -> None:
             postgres.url(user="nobody", password="hunter2"): "there is no such user: make it with `createuser`",
             "postgresql://me:hunter2@127.0.0.1:1/papers": "does not answer (.*refused.*): start its server",
             "postgres://me:hunter2@no-such-host.invalid/papers": "does not answer (.*): start its server",
-            "postgresql://me:hunter2@[half/papers": "is no URL of a PostgreSQL database (.*): write it as",
-            "postgresql://me:hunter2@host/papers?no=such": "is no URL of a PostgreSQL database (.*): write it as",
+            "postgresql://me:hunter2@[half/papers": "is no URL of a PostgreSQL database: write it as",
+            "postgresql://me:hunter2@host/papers?no=such": "is no URL of a PostgreSQL database: write it as",
+            "postgresql://me:hunter2/x@host/papers": "is no URL of a PostgreSQL database: write it as",
+            "postgresql://me:1/hunter2@host/papers": "is no URL of a PostgreSQL database: write it as",
+            "postgresql://me:x@hunter2@host/papers": "is no URL of a PostgreSQL database: write it as",
         }.items():
             with pytest.raises(StoreError, match=said.replace("(", r"\(").replace(")", r"\)")) as refused:
                 open_store(bad, create=True)
@@ -430,6 +434,32 @@ def test_an_index_is_dropped_before_a_run_adds_much_and_kept_for_little(
     assert has_index(postgres, store)
     [last] = store.nearest(WIDE.fingerprint, rows.vectors_in(embedded(45, "c", 90_000))[3], 1, Filters(), chunks=False)
     assert last.paper_id == "090003"
+
+
+def test_an_index_that_is_being_read_is_kept(
+    postgres: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "INDEX_FROM", 500)
+    monkeypatch.setattr(indexes, "DROP_WAIT", "1ms")
+    store.write_shard(WIDE, "a", embedded(1_000), "a")
+    store.finish(WIDE)
+    reading = store.scan(WIDE.fingerprint)
+    next(reading)
+    store.write_shard(WIDE, "b", embedded(300, "b", 10_000), "b")
+    reading.close()
+    assert has_index(postgres, store)
+    assert store.count(WIDE.fingerprint)[0] == 1_300
+
+
+def test_a_scan_is_of_one_moment(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_store, "SCAN_ROWS", 2)
+    write(store, "a", *(Record(str(n)) for n in range(4)))
+    before = held(store)
+    reading = store.scan(F)
+    first = next(reading).to_pylist()
+    write(store, "a", *(Record(str(n), text="another") for n in range(8)))
+    rest = [row for batch in reading for row in batch.to_pylist()]
+    assert sorted([*first, *rest], key=lambda row: row["key"]) == before
 
 
 def test_long_vectors_are_kept_in_half_precision(store: PostgresStore) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import psycopg
@@ -45,17 +45,21 @@ class ServerAway(StoreAway):
 
 
 class Server:
-    """A database of a server, by URL; `name` is the URL as people may see it."""
+    """A database of a server, by URL; `name` is the URL as people may see it. Connections keep settings, locks and
+    temporary tables: a pooler between must leave each of them its session."""
 
     def __init__(self, url: str) -> None:
         self.name = masked(url)
         try:
             given = conninfo_to_dict(url)
-        except psycopg.ProgrammingError as error:
+        except psycopg.ProgrammingError:
+            given = None
+        if given is None or _is_torn(given):
+            # Why is not said: it would name a part of the password.
             raise StoreError(
-                f"'{self.name}' is no URL of a PostgreSQL database ({_reason(error)}): write it as "
-                "postgresql://user@host:5432/database."
-            ) from None
+                f"'{self.name}' is no URL of a PostgreSQL database: write it as postgresql://user@host:5432/database, "
+                "with %XX for what is special in a password, or better put that into PGPASSWORD or ~/.pgpass."
+            )
         self.conninfo = make_conninfo(url, **{key: value for key, value in PATIENCE.items() if key not in given})
 
     def connect(self, application: str = "arxiv-embed") -> Connection:
@@ -118,6 +122,14 @@ class Server:
             f"The store {self.name} cannot be {doing} ({reason}): mend that, or name another store; checkpoints fill "
             "a new one."
         )
+
+
+def _is_torn(given: Mapping[str, Any]) -> bool:
+    """Whether a special character of a password has made the rest of it a part of another word."""
+    ports = str(given.get("port", "")).split(",")
+    return any(not port.isdigit() for port in ports if port) or any(
+        "@" in str(given.get(name, "")) for name in ("host", "dbname")
+    )
 
 
 def is_lost(error: psycopg.Error) -> bool:
