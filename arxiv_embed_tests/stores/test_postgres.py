@@ -436,6 +436,23 @@ def test_an_index_is_dropped_before_a_run_adds_much_and_kept_for_little(
     assert last.paper_id == "090003"
 
 
+def test_an_index_is_built_by_one_process_where_several_have_no_memory_to_share(
+    postgres: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = indexes._build
+
+    def short_of_memory(connection: Any, statement: Any, memory: int, helpers: str | None = None) -> None:
+        if helpers != "0":
+            raise psycopg.errors.DiskFull("could not resize shared memory segment: No space left on device")
+        build(connection, statement, memory, helpers)
+
+    monkeypatch.setattr(indexes, "INDEX_FROM", 500)
+    monkeypatch.setattr(indexes, "_build", short_of_memory)
+    store.write_shard(WIDE, "a", embedded(1_000), "a")
+    store.finish(WIDE)
+    assert has_index(postgres, store)
+
+
 def test_an_index_that_is_being_read_is_kept(
     postgres: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

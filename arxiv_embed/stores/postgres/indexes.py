@@ -13,8 +13,11 @@ from arxiv_embed.stores.postgres.server import Connection
 
 INDEX_FROM = 10_000
 """Papers; an exact search of fewer takes no longer than one by index."""
-BUILD_MEMORY = "1GB"
-"""What building an index may take at most; HNSW beyond it goes on at a tenth of the speed."""
+MOST_MEMORY = 1 << 30
+"""Bytes that building an index may take, unless the server's own maintenance_work_mem is more. HNSW beyond what it may
+take goes on at a tenth of the speed."""
+OF_A_PAPER = 2_000
+"""Bytes that HNSW needs for a paper besides its vector."""
 HNSW = sql.SQL("m = 16, ef_construction = 64")
 DROP_WAIT = "1s"
 MUCH = 0.1
@@ -50,7 +53,10 @@ def build(connection: Connection, space: Space, papers: int) -> None:
     papers_alone = sql.SQL(" WHERE chunk_index = -1")
     wanted = [
         index("words", sql.SQL("USING gin (words)") + papers_alone),
+        # Few papers of a category, or of some days, are found at once, where a walk through the vector index takes
+        # long to meet so many of them (20,000 papers, two cores: 3 ms and not 60, 1 ms and not 240).
         index("subjects", sql.SQL("USING gin (subjects)") + papers_alone),
+        index("published", sql.SQL("(published)") + papers_alone),
         index("texts", sql.SQL("(text_sha256)") + papers_alone),
     ]
     if papers >= INDEX_FROM and space.dimensions <= WIDEST_HALFVEC:
@@ -58,19 +64,24 @@ def build(connection: Connection, space: Space, papers: int) -> None:
         wanted.append(
             index("vector", sql.SQL("USING hnsw (vector {}) WITH ({})").format(operators, HNSW) + papers_alone)
         )
+    memory = min(papers * (4 * space.dimensions + OF_A_PAPER), MOST_MEMORY)
     for statement in wanted:
-        with contextlib.suppress(pg.DiskFull):
-            _build(connection, statement)
-            continue
-        # A container's shared memory (64 MB, as Docker gives it) is too small for several processes, and says so
-        # as a full disk does. A disk that is full says it again.
-        _build(connection, statement, processes=0)
+        try:
+            _build(connection, statement, memory)
+        except pg.DiskFull:
+            # Several processes share memory, of which a container has little (64 MB from Docker), and its end looks
+            # like that of a disk. A disk that is full says it again.
+            _build(connection, statement, memory, "0")
     connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(rows))
 
 
-def _build(connection: Connection, statement: sql.Composed, processes: int | None = None) -> None:
+def _build(connection: Connection, statement: sql.Composed, memory: int, helpers: str | None = None) -> None:
     with connection.transaction():
-        connection.execute("SELECT set_config('maintenance_work_mem', %s, true)", [BUILD_MEMORY])
-        if processes is not None:
-            connection.execute("SELECT set_config('max_parallel_maintenance_workers', %s, true)", [str(processes)])
+        connection.execute(
+            "SELECT set_config('maintenance_work_mem', %s || 'kB', true)"
+            " WHERE pg_size_bytes(current_setting('maintenance_work_mem')) < %s",
+            [memory // 1024, memory],
+        )
+        if helpers is not None:
+            connection.execute("SELECT set_config('max_parallel_maintenance_workers', %s, true)", [helpers])
         connection.execute(statement)
