@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 ROW_GROUP_BYTES = 64 << 20
 """Of vectors, in a row group of Parquet."""
 
-ROWS_WITHOUT_VECTORS = 65_536
-"""In a row group."""
+ROWS_WITHOUT_VECTORS = 16_384
+"""In a row group; while they wait, what the database read with them is held too."""
 
 SPACE_METADATA = "arxiv_embed.space"
 """The key under which a Parquet file's schema says, in JSON, what its vectors mean."""

@@ -40,6 +40,8 @@ LONGEST_QUERY = 2_000
 LONGEST_REASON = 200
 
 SCAN_ROWS = 4_096
+SCAN_PAGE_ROWS = 8 * SCAN_ROWS
+"""Rows of one question of a scan: Lance reads ahead of whoever takes them, up to 2 GB."""
 
 COMPACT_EVERY = 50
 """Writes; each leaves a fragment in its table, and the next one looks at all of them."""
@@ -244,9 +246,12 @@ class LanceStore:
         return found.filter(pc.is_in(found["paper_id"], one))
 
     def scan(self, space: str) -> Iterator[pa.RecordBatch]:
-        table = self._open(space)
+        self._open(space)
         with self._reading():
-            yield from table.search().to_batches(SCAN_ROWS)
+            moment = self._database.open_table(_rows_of(space))
+            moment.checkout(moment.version)
+            for first in range(0, moment.count_rows(), SCAN_PAGE_ROWS):
+                yield from moment.search().offset(first).limit(SCAN_PAGE_ROWS).to_batches(SCAN_ROWS)
 
     def vector_of(self, space: str, paper_id: str) -> npt.NDArray[np.float32] | None:
         rows = self._read(

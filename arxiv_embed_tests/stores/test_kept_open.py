@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arxiv_embed.stores.lance import SCAN_ROWS, LanceStore
+from arxiv_embed.stores import lance
+from arxiv_embed.stores.lance import LanceStore
 from arxiv_embed.stores.protocol import Filters, StoreAway, StoreError
 from arxiv_embed_tests.stores.shard_rows import OTHER_SPACE, SPACE, Record, shard_rows
 
@@ -84,19 +85,23 @@ def test_a_reader_sees_a_space_dropped_and_put_back_by_another(tmp_path: Path) -
     assert reader.count(F) == (2, 6)
 
 
-def test_a_scan_gives_every_row_as_it_was_when_it_began(tmp_path: Path) -> None:
-    """In several batches, those in no index among them, though a writer replaces and compacts all between two."""
-    first = [f"a{number:05d}" for number in range(SCAN_ROWS)]
-    write(tmp_path / "s", "a", *first).finish(SPACE)
-    write(tmp_path / "s", "b", "late")  # not indexed
+def test_a_scan_gives_every_row_as_it_was_when_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several batches and questions, those in no index among them and those replaced not, though a writer replaces
+    and compacts all between two."""
+    monkeypatch.setattr(lance, "SCAN_ROWS", 50)
+    monkeypatch.setattr(lance, "SCAN_PAGE_ROWS", 170)
+    papers = [f"a{number:03d}" for number in range(200)]
+    write(tmp_path / "s", "a", *papers).finish(SPACE)
+    write(tmp_path / "s", "a", *papers[:150])
+    write(tmp_path / "s", "b", "late")
     reader = LanceStore(tmp_path / "s")
     batches = reader.scan(F)
     head = next(batches)
-    assert head.num_rows < 3 * len(first)
+    assert head.num_rows <= 50
     write(tmp_path / "s", "a", "other").finish(SPACE)
     write(tmp_path / "s", "b", "newer").finish(SPACE)
     keys = [key for batch in (head, *batches) for key in batch["key"].to_pylist()]
-    assert len(keys) == len(set(keys)) == 3 * (len(first) + 1)
-    assert {key.partition("#")[0] for key in keys} == {*first, "late"}
+    assert len(keys) == len(set(keys)) == 3 * (150 + 1)
+    assert {key.partition("#")[0] for key in keys} == {*papers[:150], "late"}
     assert reader.count(F) == (2, 6)
     assert sum(batch.num_rows for batch in reader.scan(F)) == 6
