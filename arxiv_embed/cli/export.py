@@ -39,9 +39,11 @@ def export(
 ) -> None:
     """Write the store's vectors, with what they are of, to files that other programs read.
 
-    Parquet: a file a space, named by its fingerprint, with every row and its vector. NumPy: a folder a space, with
-    vectors.npy (float32, can be mapped into memory) and rows.parquet, whose row i is of the matrix's row i. spaces.json
-    beside them says what each space means.
+    Parquet: a file a space, named by its fingerprint, with every row and its vector.
+
+    NumPy: a folder a space; row i of vectors.npy (float32, can be mapped into memory) is that of rows.parquet.
+
+    spaces.json beside them says what the vectors of each space mean.
 
     Examples:
 

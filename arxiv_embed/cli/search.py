@@ -39,8 +39,7 @@ def search(
 ) -> None:
     """Find papers by meaning and by words, the two rankings fused; or those nearest to one.
 
-    A paper's score is the sum of 1 / (60 + its rank) in each of the two, by meaning and by words. The cosine is that of
-    its best chunk and the query: it counts for nothing in the score.
+    A score is the sum of 1 / (60 + rank) over the two; the cosine, of the best chunk, counts for nothing in it.
 
     Examples:
 
