@@ -133,6 +133,7 @@ def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
         "reused papers": report.resumed,
         "reused papers from other checkpoints": report.from_checkpoints,
         "reused papers from the store": report.from_store,
+        "reused papers of the same text as another": report.same_text,
         "chunks": report.chunks,
         "tokens": report.tokens,
         **rates,

@@ -43,6 +43,20 @@ def test_a_range_of_shards_is_embedded_and_told_shard_by_shard(options: RunOptio
     assert rows == sum(latest_metadata(instance, "vector_store", shard)["rows"] for shard in SHARDS)
 
 
+def test_dagster_is_told_what_was_reused_apart_from_what_was_embedded(
+    options: RunOptions, instance: DagsterInstance
+) -> None:
+    assert execute("embed_shards", options, instance, shards=SHARDS).success
+    told = latest_metadata(instance, "embeddings", "second.jsonl")
+    assert (told["papers"], told["embedded papers"], told["reused papers"]) == (5, 5, 0)
+    (options.metadata_dir / "second.jsonl").rename(options.metadata_dir / "third.jsonl")
+    assert execute("embed_pending", options, instance).success
+    told = latest_metadata(instance, "embeddings", "third.jsonl")
+    assert (told["papers"], told["embedded papers"], told["reused papers"]) == (5, 0, 5)
+    assert (told["reused papers from other checkpoints"], told["reused papers from the store"]) == (5, 0)
+    assert "papers/s" not in told
+
+
 def test_a_model_that_cannot_be_packed_is_said_to_be_computed_padded(
     options: RunOptions, instance: DagsterInstance, settings: Settings, tmp_path: Path
 ) -> None:
