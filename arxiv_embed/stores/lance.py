@@ -327,6 +327,7 @@ class LanceStore:
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:
+            self._tables.clear()  # another may have dropped one and made it anew: the next question opens that
             self._check_it_is_there()
             raise self._fault("read", error) from error
 
