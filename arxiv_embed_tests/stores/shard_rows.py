@@ -35,6 +35,8 @@ class Record:
     categories: tuple[str, ...] = ("cs.LG",)
     published: str = "2019-05-06"
     cut: int = 0
+    authors: str = "A. Author"
+    withdrawn: bool = False
 
     @property
     def paper(self) -> Paper:
@@ -43,11 +45,11 @@ class Record:
             version=self.version,
             title=self.title,
             abstract=self.text,
-            authors="A. Author",
+            authors=self.authors,
             categories=self.categories,
             published=self.published,
             updated=self.updated,
-            withdrawn=False,
+            withdrawn=self.withdrawn,
         )
 
 
