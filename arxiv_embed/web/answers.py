@@ -1,4 +1,4 @@
-"""Answers to what cannot be answered: one shape of JSON for the API, a page with the search box for people."""
+"""Answers: what all of them carry, and those to what cannot be answered, JSON for the API and a page for people."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ _TITLES = {
 }
 
 
+HEADERS: Mapping[str, str] = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+"""Nothing from elsewhere, no script or style within a page, no address told to arXiv's."""
+
+
 def problem(request: Request, status: int, said: str) -> Response:
     """The answer with that status, in the form that the address asks for."""
     if request.url.path.startswith("/api/") or request.url.path == "/openapi.json":
@@ -46,7 +57,8 @@ def _what_is_wrong(found: Mapping[str, Any]) -> str:
     """What pydantic says of one value, and which."""
     if found["type"] == "json_invalid":
         return "the body is no JSON"
-    return f"{'.'.join(map(str, found['loc'][1:])) or found['loc'][0]}: {found['msg']}"
+    place = found["loc"][:2][-1]  # what follows are the types that the value may have
+    return f"{place}: {found['msg'].removeprefix('Value error, ')}"
 
 
 def add_answers(app: FastAPI) -> None:
@@ -68,7 +80,8 @@ def add_answers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def not_as_described(request: Request, error: RequestValidationError) -> Response:
         # What was sent is not repeated: it need not be text that can be encoded.
-        said = "; ".join(_what_is_wrong(one) for one in error.errors()[:MOST_PROBLEMS])
+        wrong = [_what_is_wrong(one) for one in error.errors() if one["type"] != "none_required"]
+        said = "; ".join(wrong[:MOST_PROBLEMS])
         said = said.encode("utf-8", "replace").decode()
         return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, f"{said} (see /api).")
 
@@ -84,4 +97,6 @@ def add_answers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> Response:
-        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "The server has met an error of its own.")
+        answer = problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "The server has met an error of its own.")
+        answer.headers.update(HEADERS)  # no middleware sees this one
+        return answer

@@ -22,7 +22,7 @@ from arxiv_embed.web.schemas import (
     SpaceAnswer,
     StoreAnswer,
 )
-from arxiv_embed.web.service import Found, Service
+from arxiv_embed.web.service import Found, Refusal, Service
 
 PaperId = Annotated[
     str,
@@ -111,7 +111,9 @@ def api(service: Service) -> APIRouter:
     @router.get("/health", summary="Health", responses=_problems())
     def health() -> HealthAnswer:
         """Whether searches can be answered: 200 or 503."""
-        service.searcher.store.count(service.searcher.space.fingerprint)
+        papers, _ = service.searcher.store.count(service.searcher.space.fingerprint)
+        if not papers:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "The store holds no paper in the space that is searched.")
         return HealthAnswer(status="ok")
 
     return router

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -10,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from arxiv_embed.web.answers import problem
+from arxiv_embed.web.answers import HEADERS, problem
 from arxiv_embed.web.service import Refusal
 
 LONGEST_ADDRESS = 64 * 1024
@@ -18,16 +17,6 @@ LARGEST_BODY = 1024 * 1024
 MOST_READ_ON = 16 * LARGEST_BODY
 
 _TOO_LARGE = f"The body has more than {LARGEST_BODY:,} bytes: send less."
-
-HEADERS: Mapping[str, str] = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-"""Nothing from elsewhere, no script or style within a page, no address told to arXiv's."""
 
 
 class Guards:

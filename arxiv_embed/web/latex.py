@@ -61,6 +61,7 @@ _COMBINING = {
     "v": "\u030c", "H": "\u030b", "u": "\u0306", "c": "\u0327", "d": "\u0323", "b": "\u0331", "k": "\u0328",
     "r": "\u030a",
 }  # fmt: skip
+_WITH_DIAERESIS = frozenset("aeiouyAEIOUY")
 _LETTERS = {
     "o": "ø", "O": "Ø", "l": "ł", "L": "Ł", "ae": "æ", "AE": "Æ", "oe": "œ", "OE": "Œ", "aa": "å", "AA": "Å", "ss": "ß",
     "i": "ı", "j": "ȷ", "dh": "ð", "DH": "Ð", "th": "þ", "TH": "Þ", "dj": "đ", "DJ": "Đ",
@@ -163,8 +164,9 @@ def _markup(text: str, token: re.Match[str]) -> str | None:
         return _formula(text, token)
     if token["accent"] is not None:
         letter = token["braced"] or token["dotless"] or token["bare"]
-        if token["bare"] and not token["accent"].isalpha() and len(token[0]) != len(r"\'e"):
-            return None  # a quotation mark and the next word
+        is_quotation = token["accent"] == '"' and letter not in _WITH_DIAERESIS
+        if token["bare"] and not token["accent"].isalpha() and (is_quotation or len(token[0]) != len(r"\'e")):
+            return None  # a mark, and the next word
         composed = unicodedata.normalize("NFC", letter + _COMBINING[token["accent"]])
         return composed if len(composed) == 1 else None
     if token["word"] is not None:

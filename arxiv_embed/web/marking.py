@@ -44,7 +44,7 @@ def excerpt(text: str, start: int, end: int) -> tuple[int, int]:
         blank = text.find(" ", low, start)
         low = blank + 1 if blank >= 0 else low
     if high < len(text):
-        blank = text.rfind(" ", low, high)
+        blank = text.rfind(" ", end if end <= high else low, high)
         high = blank if blank > low else high
     return low, high
 
