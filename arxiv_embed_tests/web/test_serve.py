@@ -1,0 +1,94 @@
+"""`arxiv-embed serve`, as a process: how it begins, answers over a real socket, and ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arxiv_embed_tests.cli.commands import TIMEOUT, arxiv_embed, start
+from arxiv_embed_tests.web.served import address_said
+
+
+@pytest.fixture
+def home(tmp_path: Path, small_folder: Path, tiny_model: Path) -> Path:
+    """A store of eleven real papers."""
+    home = tmp_path / "home"
+    run = ("run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
+    assert arxiv_embed(home, *run).returncode == 0
+    return home
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[subprocess.Popen[str]]:
+    process = start(home, "serve", "--port", "0")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_it_says_where_it_is_answers_there_and_ends_when_interrupted(server: subprocess.Popen[str]) -> None:
+    address = address_said(server)
+    assert address.startswith("http://127.0.0.1:")
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=TIMEOUT)
+    connection.request("GET", "/api/search?q=hadron+colliders&k=3")
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert len(json.load(answer)["hits"]) == 3
+
+    connection.request("GET", "/?q=" + "%F0%9F%8E%89" * 7_000)  # 84 KB, more than uvicorn takes by itself
+    answer = connection.getresponse()
+    assert answer.status == 414
+    assert "The address has more than 65,536 characters" in answer.read().decode()
+
+    connection.request("POST", "/api/search", body=b" " * 5_000_000, headers={"content-type": "application/json"})
+    answer = connection.getresponse()
+    assert (answer.status, json.load(answer)["status"]) == (413, 413)
+
+    server.send_signal(signal.SIGINT)
+    printed, _ = server.communicate(timeout=TIMEOUT)
+    assert server.returncode == 130, printed
+    assert printed.splitlines()[-1] == "Ended."
+    assert "Traceback" not in printed
+
+
+def test_a_server_with_a_client_that_stays_ends_all_the_same(server: subprocess.Popen[str]) -> None:
+    host, port = address_said(server).removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=TIMEOUT) as client:
+        client.sendall(b"POST /api/search HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=TIMEOUT)
+    assert server.returncode == 130
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = arxiv_embed(tmp_path, "serve", "--port", str(port))
+    assert refused.returncode == 2
+    assert re.fullmatch(
+        rf"Error: Port {port} of 127.0.0.1 cannot be used \(.+\): give another --port, or --port 0 for any.\n",
+        refused.stderr,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--port", "0"), "There is no store at"),
+        (("--port", "0", "--host", "no.such.host.invalid"), "--host no.such.host.invalid is no address"),
+        (("--port", "0", "--db-name", "../elsewhere"), "is no name for a store"),
+    ],
+)
+def test_what_cannot_be_served_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    refused = arxiv_embed(tmp_path, "serve", *arguments)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert refused.stderr.count("\n") == 1
