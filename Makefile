@@ -1,7 +1,8 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up what they need. `make test-slow` is a hundred
 # killed runs, which take an hour and leave their outcome in bench/results/kills.json. `make screenshots` renews the
-# pictures of Dagster's pages and the search page in docs/. `make --keep-going peers` makes the environments of the other tools that
-# `arxiv-embed bench embed` measures beside this one (7 GB, minutes); one that does not install is left out there.
+# pictures of Dagster's pages and of the search page in docs/. `make --keep-going peers` makes the environments of the
+# other tools that `arxiv-embed bench embed` measures beside this one (7 GB, minutes); one that does not install is left
+# out there.
 
 PYTHON ?= python3
 VENV := .venv

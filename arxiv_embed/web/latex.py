@@ -164,9 +164,10 @@ def _markup(text: str, token: re.Match[str]) -> str | None:
         return _formula(text, token)
     if token["accent"] is not None:
         letter = token["braced"] or token["dotless"] or token["bare"]
-        is_quotation = token["accent"] == '"' and letter not in _WITH_DIAERESIS
-        if token["bare"] and not token["accent"].isalpha() and (is_quotation or len(token[0]) != len(r"\'e")):
-            return None  # a mark, and the next word
+        if token["bare"] and token["accent"] == '"' and (letter not in _WITH_DIAERESIS or len(token[0]) > len(r"\"a")):
+            return None  # a quotation mark, and the next word
+        if token[0] == r"\'s" and text[token.start() - 1 : token.start()].isalpha() and _ends_word(text, token.end()):
+            return "'s"
         composed = unicodedata.normalize("NFC", letter + _COMBINING[token["accent"]])
         return composed if len(composed) == 1 else None
     if token["word"] is not None:
@@ -183,6 +184,10 @@ def _markup(text: str, token: re.Match[str]) -> str | None:
     if kind == "tie":
         return "\u00a0" if _is_tie(text, token.start()) else None
     return None
+
+
+def _ends_word(text: str, place: int) -> bool:
+    return not text[place : place + 1].isalpha()
 
 
 def _formula(text: str, token: re.Match[str]) -> str | None:

@@ -123,11 +123,29 @@ def _written(element: Element, depth: int) -> str:
     elif tag == "mo" and text in _NAMES:
         tag = "mi"
     inner = html.escape(text)
-    for place, child in enumerate(element):
-        if tag in _ROWS and place and _are_apart(element[place - 1], child):
+    children = _words(element) if tag in _ROWS else list(element)
+    for place, child in enumerate(children):
+        if tag in _ROWS and place and _are_apart(children[place - 1], child):
             inner += _THIN_SPACE
         inner += _written(child, depth + 1)
     return f"<{tag}{attributes}>{inner}</{tag}>"
+
+
+def _words(row: Element) -> list[Element]:
+    r"""The children of a row, the letters of `\mathit{word}` as the one name that they are."""
+    found: list[Element] = []
+    for child in row:
+        last = found[-1] if found else None
+        if last is not None and _is_letter(last) and _is_letter(child) and last.attrib == child.attrib:
+            found[-1] = Element("mi", last.attrib)
+            found[-1].text = (last.text or "") + (child.text or "")
+        else:
+            found.append(child)
+    return found
+
+
+def _is_letter(element: Element) -> bool:
+    return element.tag == "mi" and element.get("mathvariant") is not None and (element.text or "").isalpha()
 
 
 def _are_apart(one: Element, other: Element) -> bool:
@@ -139,4 +157,6 @@ def _are_apart(one: Element, other: Element) -> bool:
 def _is_name(element: Element) -> bool:
     if element.tag in {"msub", "msup", "msubsup", "munder"} and len(element):
         return _is_name(element[0])
+    if element.tag == "mrow" and len(words := _words(element)) == 1:
+        return _is_name(words[0])
     return element.tag == "mi" and len(element.text or "") > 1 and (element.text or "").isalpha()

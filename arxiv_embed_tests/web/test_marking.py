@@ -41,6 +41,7 @@ ANY = LATEX | st.text(max_size=80)
         (r"see \cite{x} and \unknown{y}", r"see \cite{x} and \unknown{y}"),
         (r"\emph{never closed and {\em so", r"\emph{never closed and {\em so"),
         (r"say \"word\" then", r"say \"word\" then"),
+        (r"Petojevi\' c's and Euler\'s", "Petojević's and Euler's"),
         (r"$\myMacro_1$ is shown", r"$\myMacro_1$ is shown"),
         (r"$x$, $$y$$, \(z\), \[w\]", "x, y, z, w"),
     ],
