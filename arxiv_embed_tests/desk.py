@@ -15,7 +15,7 @@ from arxiv_embed.encoding.space import Space
 from arxiv_embed.plan import plan_run
 from arxiv_embed.record import progress_path
 from arxiv_embed.settings import RunOptions, settings_from_environment
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed_tests.fake_pool import FakePool, run_shards
 
 

@@ -26,7 +26,7 @@ from arxiv_embed.checks import (
 )
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, Settings
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import Match, VectorStore
 from arxiv_embed_tests.conftest import EXAMPLES
 from arxiv_embed_tests.fake_pool import FakePool, vectors_of

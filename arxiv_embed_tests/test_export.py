@@ -25,7 +25,7 @@ from arxiv_embed import export_files
 from arxiv_embed.checkpoint.atomic import NoSpace
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.export import Form, export_store
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import VectorStore
 from arxiv_embed.stores.rows import row_schema
 from arxiv_embed_tests.cli.commands import arxiv_embed, environment
@@ -217,7 +217,7 @@ def test_an_export_that_is_killed_leaves_no_file_that_looks_whole_and_is_said_to
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from arxiv_embed.export import export_store\n"
-        "from arxiv_embed.stores.lance import LanceStore\n"
+        "from arxiv_embed.stores.lance.store import LanceStore\n"
         "store = LanceStore(Path(sys.argv[1]))\n"
         "export_store(store, store.spaces(), Path(sys.argv[2]), on_rows=lambda rows: os.kill(os.getpid(), 9))\n"
     )

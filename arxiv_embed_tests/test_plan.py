@@ -20,7 +20,7 @@ from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metadata.reading import ShardReader
 from arxiv_embed.plan import embeddings_key, papers_key, plan_run, stored_identity
 from arxiv_embed.settings import RunOptions, Settings
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.rows import row_schema
 from arxiv_embed.vectors import vectors_schema
 from arxiv_embed_tests.metadata.permissions import permissions_bind

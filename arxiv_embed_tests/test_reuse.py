@@ -30,7 +30,7 @@ from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.forecast import forecast
 from arxiv_embed.plan import embeddings_key, plan_run
 from arxiv_embed.run import Run
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import Filters, StoreError
 from arxiv_embed.text_index import TextIndex
 from arxiv_embed.vectors import sound_ones

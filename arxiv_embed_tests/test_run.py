@@ -21,7 +21,7 @@ from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.run import Run
 from arxiv_embed.runs import last_run
 from arxiv_embed.settings import RunOptions, Settings
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import StoreAway
 from arxiv_embed_tests.fake_pool import FakePool
 

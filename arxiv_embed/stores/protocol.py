@@ -206,7 +206,7 @@ def open_store(url: str, *, create: bool = False) -> VectorStore:
             f"A store of kind {kind}:// is not supported in this version: give a folder, --db-name, or a URL as "
             "postgresql://user@host:5432/database or s3://bucket/papers."
         )
-    from arxiv_embed.stores.lance import LanceStore
+    from arxiv_embed.stores.lance.store import LanceStore
 
     place = url if is_url else str(Path(url).expanduser().absolute())
     if not create and not LanceStore.is_at(place):

@@ -17,7 +17,7 @@ from arxiv_embed.cli.formats import show
 from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, Settings
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import StoredPaper
 from arxiv_embed.stores.search import Hit
 from arxiv_embed_tests.fake_pool import run_shards

@@ -57,7 +57,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 import arxiv_embed.attempts
 import arxiv_embed.pipeline.pruning as pruning
-import arxiv_embed.stores.lance_place
+import arxiv_embed.stores.lance.place
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.definitions import defs
 from arxiv_embed.history import history_path
@@ -73,7 +73,7 @@ from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.record import RECORD, ProgressWriter
 from arxiv_embed.runs import LOCK, hold_run, killed_runs, last_run, note_as_last, release_run
 from arxiv_embed.settings import RunOptions, Settings, settings_from_environment
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed_tests.conftest import EXAMPLES
 from arxiv_embed_tests.damage import flip
 from arxiv_embed_tests.fake_pool import FakePool, run_shards
@@ -195,7 +195,7 @@ def fragments(settings: Settings) -> int:
 def test_a_store_that_is_being_written_to_is_left_alone(
     embedded: Settings, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arxiv_embed.stores.lance_place, "WRITER_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(arxiv_embed.stores.lance.place, "WRITER_WAIT_SECONDS", 0.0)
     before = rows_table(embedded).version
     with FileLock(Path(embedded.store) / "writer.lock", "The store"):
         result = do(tend_store, instance)

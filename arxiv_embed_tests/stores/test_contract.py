@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arxiv_embed.checkpoint.lock import Locked
-from arxiv_embed.stores import lance, lance_place
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance import place as lance_place
+from arxiv_embed.stores.lance import store as lance
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.postgres import merge, schema, writer
 from arxiv_embed.stores.protocol import VECTORS, NewerStore, NoStore, StoreError, VectorStore, open_store
 from arxiv_embed_tests.stores.shard_rows import OTHER_SPACE, SPACE, Record, held, papers_held, shard_rows, write
@@ -201,7 +202,7 @@ def test_after_any_writes_and_crashes_the_store_ends_with_the_newest_records(
 
 SLOW_WRITER = """
 import sys, time
-from arxiv_embed.stores import lance
+from arxiv_embed.stores.lance import store as lance
 from arxiv_embed.stores.postgres import merge
 from arxiv_embed.stores.protocol import open_store
 from arxiv_embed_tests.stores.shard_rows import Record, write

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arxiv_embed.stores import lance
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance import store as lance
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import Filters, StoreAway, StoreError
 from arxiv_embed_tests.stores.shard_rows import OTHER_SPACE, SPACE, Record, shard_rows
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from arxiv_embed.checkpoint.atomic import NoSpace, NotWritable
-from arxiv_embed.stores import lance
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance import store as lance
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import Filters, NoStore, StoreAway, StoreError, open_store
 from arxiv_embed.stores.rows import row_schema
 from arxiv_embed_tests.damage import delete, truncate

@@ -15,7 +15,7 @@ import pytest
 
 import arxiv_embed.equipment
 from arxiv_embed.settings import RunOptions
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import Filters, NoStore, StoreError, open_store
 from arxiv_embed.stores.search import search
 from arxiv_embed_tests.deployment.stack import free_port
@@ -109,7 +109,7 @@ def test_two_writers_of_two_homes_leave_no_duplicates(
     LanceStore(url).write_shard(SPACE, "first", shard_rows("first", [Record("0")]), "i")
     code = f"""
 import sys
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed_tests.stores.shard_rows import SPACE, Record, shard_rows
 store = LanceStore({url!r})
 sys.stdin.readline()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.stores import lance_indexes
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance import indexes as lance_indexes
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import Filters
 from arxiv_embed_tests.fake_pool import vectors_of
 from arxiv_embed_tests.stores.shard_rows import SPACE, Record, shard_rows

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from arxiv_embed.searcher import Searcher
 from arxiv_embed.settings import settings_from_environment
-from arxiv_embed.stores.lance import LanceStore
+from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.web.application import create_app
 from arxiv_embed_tests.stores.shard_rows import SPACE, Record, shard_rows
 from arxiv_embed_tests.stores.test_search import SameText

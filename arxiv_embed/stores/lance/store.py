@@ -17,9 +17,9 @@ from lancedb.expr import col, lit
 from lancedb.query import MultiMatchQuery
 
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.stores.lance_filters import DERIVED, where
-from arxiv_embed.stores.lance_indexes import TEXT_COLUMNS, asked, compact, keep_indexes
-from arxiv_embed.stores.lance_place import place_of
+from arxiv_embed.stores.lance.filters import DERIVED, where
+from arxiv_embed.stores.lance.indexes import TEXT_COLUMNS, asked, compact, keep_indexes
+from arxiv_embed.stores.lance.place import place_of
 from arxiv_embed.stores.precedence import given_up, rivals
 from arxiv_embed.stores.protocol import (
     PAPER_CHUNK,
