@@ -70,7 +70,7 @@ class Desk:
 
     def rows(self) -> list[dict[str, Any]]:
         store = LanceStore(Path(self.settings.store))
-        table = store._table(f"rows_{self.space.fingerprint}")
+        table = store._tables.get(f"rows_{self.space.fingerprint}")
         rows: list[dict[str, Any]] = table.to_arrow().sort_by("key").to_pylist()
         assert len({row["key"] for row in rows}) == len(rows)
         return rows

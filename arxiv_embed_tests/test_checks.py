@@ -206,7 +206,7 @@ def test_another_checkpoint_in_the_store_is_noticed(run: Run) -> None:
 
 def test_papers_and_rows_that_the_store_has_lost_are_noticed(run: Run) -> None:
     store = run._equipment.store()
-    table = store._table(f"rows_{run.space.fingerprint}")  # type: ignore[attr-defined]
+    table = store._tables.get(f"rows_{run.space.fingerprint}")  # type: ignore[attr-defined]
     table.delete("paper_id = '0704.0002' AND chunk_index = 1")
     assert "rows of it that are not the checkpoint's" in stored(run)["holds_checkpoint"]
     table.delete("paper_id = '0704.0002'")
@@ -215,7 +215,7 @@ def test_papers_and_rows_that_the_store_has_lost_are_noticed(run: Run) -> None:
 
 def test_a_paper_held_in_a_newer_record_is_not_missed(run: Run) -> None:
     store = run._equipment.store()
-    table = store._table(f"rows_{run.space.fingerprint}")  # type: ignore[attr-defined]
+    table = store._tables.get(f"rows_{run.space.fingerprint}")  # type: ignore[attr-defined]
     table.update(where="paper_id = '0704.0002'", values={"shard": "newer.jsonl"})
     assert stored(run) == {}
 

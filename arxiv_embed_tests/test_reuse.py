@@ -254,7 +254,7 @@ def test_of_papers_with_one_text_any_urgent_one_makes_it_urgent_and_all_fail_tog
 def test_a_changed_abstract_alone_is_embedded_and_its_chunks_change_in_one_version_of_the_table(desk: Desk) -> None:
     desk.put("a.jsonl", {**FIRST[0], "abstract": "Something new."}, *FIRST[1:])
     assert desk.run() == ["2401.00001"]
-    table = LanceStore(Path(desk.settings.store))._table(f"rows_{desk.space.fingerprint}")
+    table = LanceStore(Path(desk.settings.store))._tables.get(f"rows_{desk.space.fingerprint}")
     seen = set()
     for version in [line["version"] for line in table.list_versions()]:
         table.checkout(version)

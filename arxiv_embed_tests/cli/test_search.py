@@ -36,7 +36,7 @@ def run_cut_short(folder: Path, model: Path, settings: Settings) -> Run:
 
 
 def paper_rows(store: LanceStore, space: str) -> pa.Table:
-    rows: pa.Table = store._table(f"rows_{space}").to_arrow()
+    rows: pa.Table = store._tables.get(f"rows_{space}").to_arrow()
     return rows.filter(pc.equal(rows["chunk_index"], -1))
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.stores.lance import place as lance_place
 from arxiv_embed.stores.lance import store as lance
+from arxiv_embed.stores.lance import tables as lance_tables
 from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.postgres import merge, schema, writer
 from arxiv_embed.stores.protocol import VECTORS, NewerStore, NoStore, StoreError, VectorStore, open_store
@@ -349,8 +350,8 @@ def test_a_writer_that_is_killed_leaves_whole_papers_and_what_the_next_run_repai
 def a_newer_version() -> Iterator[None]:
     """Of this package, whose stores have a format that this one does not know."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lance, "FORMAT", 2)
-        patch.setattr(lance, "SPACES", lance.SPACES.with_metadata({lance.FORMAT_KEY: b"2"}))
+        patch.setattr(lance_tables, "FORMAT", 2)
+        patch.setattr(lance, "SPACES", lance.SPACES.with_metadata({lance_tables.FORMAT_KEY: b"2"}))
         patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "COMMENT ON SCHEMA arxiv_embed IS 'newer'"))
         yield
 

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> LanceStore:
 def test_a_changed_text_loses_its_old_chunks_in_the_same_version(store: LanceStore) -> None:
     write(store, "a", Record("1", text="long", chunks=5), Record("2"))
     write(store, "a", Record("1", text="short", chunks=2), Record("2"))
-    table = store._table(f"rows_{SPACE.fingerprint}")
+    table = store._tables.get(f"rows_{SPACE.fingerprint}")
     seen = []
     for version in table.list_versions():
         table.checkout(version["version"])
@@ -50,14 +50,14 @@ def test_a_drop_that_was_interrupted_is_finished_by_another(
     """After its shards, and after its rows; the table that is looked at first says the format."""
     write(store, "a", Record("1"))
     store.write_shard(OTHER_SPACE, "a", shard_rows("a", [Record("1")]), "other")
-    steps = itertools.count()
+    steps, get = itertools.count(), store._tables.get
 
     def stop(name: str) -> Any:
         if name != "shards" and next(steps) >= done:
             raise KeyboardInterrupt
-        return LanceStore._table(store, name)
+        return get(name)
 
-    monkeypatch.setattr(store, "_table", stop)
+    monkeypatch.setattr(store._tables, "get", stop)
     with pytest.raises(KeyboardInterrupt):
         store.drop(OTHER_SPACE.fingerprint)
     again = LanceStore(Path(store.url))
@@ -147,7 +147,7 @@ def test_many_small_shards_do_not_pile_up(store: LanceStore, monkeypatch: pytest
     for n in range(11):
         write(store, f"s{n}", Record(str(n)))
     for name in ("shards", f"rows_{SPACE.fingerprint}"):
-        assert store._table(name).stats()["fragment_stats"]["num_fragments"] <= 6
+        assert store._tables.get(name).stats()["fragment_stats"]["num_fragments"] <= 6
     assert len(papers_held(store)) == 11
 
 
@@ -164,7 +164,7 @@ def older(store: LanceStore, monkeypatch: pytest.MonkeyPatch) -> LanceStore:
 
 
 def versions(store: LanceStore) -> int:
-    return len(store._table(f"rows_{SPACE.fingerprint}").list_versions())
+    return len(store._tables.get(f"rows_{SPACE.fingerprint}").list_versions())
 
 
 def cut_tokens(store: LanceStore, *papers: str) -> list[int | None]:

@@ -35,7 +35,7 @@ def filled(folder: Path, space: Space = WIDE, papers: int = PAPERS) -> LanceStor
 
 
 def vector_index(store: LanceStore, space: Space = WIDE) -> list[str]:
-    indices = store._table(f"rows_{space.fingerprint}").list_indices()
+    indices = store._tables.get(f"rows_{space.fingerprint}").list_indices()
     return [f"{index.name} {index.index_type}" for index in indices if "vector" in index.columns]
 
 
@@ -96,7 +96,7 @@ def test_rows_are_found_at_once_and_taken_into_the_indexes_by_the_next_finish(tm
     assert str(PAPERS - 1) not in found(PAPERS - 1)  # it has left its shard
     store.finish(WIDE)
     assert found(PAPERS + 7) == {str(PAPERS + 7)}
-    table = store._table(f"rows_{WIDE.fingerprint}")
+    table = store._tables.get(f"rows_{WIDE.fingerprint}")
     for index in table.list_indices():
         assert table.index_stats(index.name).num_unindexed_rows == 0, index.name
 
@@ -128,7 +128,7 @@ def test_old_versions_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     store = filled(tmp_path)
     for turn in range(5):
         store.write_shard(WIDE, "a", shard_rows("a", records(PAPERS + turn), WIDE), f"{turn}")
-    table = store._table(f"rows_{WIDE.fingerprint}")
+    table = store._tables.get(f"rows_{WIDE.fingerprint}")
     assert len(table.list_versions()) > 5
     store.finish(WIDE)
     assert len(table.list_versions()) > 5  # a reader may still be at one that is younger than an hour

@@ -50,7 +50,7 @@ def test_the_catalog_follows_the_store(client: TestClient, app: FastAPI, folder:
     app.state.service.catalog.wait()
     with LanceStore(folder) as store:
         store.write_shard(SPACE, "b", shard_rows("b", [Record("2402.00001", published="2024-02-01")]), "i")
-    app.state.service.searcher.store._tables.clear()
+    app.state.service.searcher.store._tables.close()
     client.get("/")
     app.state.service.catalog.wait()
     assert "6 arXiv papers, the newest of 2024-02-01" in Reading(client.get("/").text).seen

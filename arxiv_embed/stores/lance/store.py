@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -17,17 +16,16 @@ from lancedb.expr import col, lit
 from lancedb.query import MultiMatchQuery
 
 from arxiv_embed.encoding.space import Space
-from arxiv_embed.stores.lance.filters import DERIVED, where
+from arxiv_embed.stores.lance.filters import where
 from arxiv_embed.stores.lance.indexes import TEXT_COLUMNS, asked, compact, keep_indexes
 from arxiv_embed.stores.lance.place import place_of
+from arxiv_embed.stores.lance.tables import FORMAT, FORMAT_KEY, SPACES_TABLE, Tables
 from arxiv_embed.stores.precedence import given_up, rivals
 from arxiv_embed.stores.protocol import (
     PAPER_CHUNK,
     VECTORS,
     Filters,
     Match,
-    NewerStore,
-    StoreAway,
     StoredPaper,
     StoreError,
     WriteReport,
@@ -36,8 +34,6 @@ from arxiv_embed.stores.rows import row_schema
 
 LONGEST_QUERY = 2_000
 """Characters of a full-text query that are used; what follows adds nothing to the ranking but time."""
-
-LONGEST_REASON = 200
 
 SCAN_ROWS = 4_096
 SCAN_PAGE_ROWS = 8 * SCAN_ROWS
@@ -50,13 +46,6 @@ TO_BE_WRITTEN = ""
 """The identity of a shard whose rows may not be those of any checkpoint."""
 
 MATCHED = ["paper_id", "chunk_index", "start_char", "end_char"]
-
-SPACES_TABLE = "spaces"
-"""The first table of a store, and the last to go: where it is, there is a store."""
-
-FORMAT = 1
-"""What a store is written in; one that says nothing is of the first."""
-FORMAT_KEY = b"arxiv_embed.format"
 
 SPACES = pa.schema(
     [
@@ -82,13 +71,9 @@ class LanceStore:
     """An embedded store; see `VectorStore`."""
 
     def __init__(self, url: str | Path) -> None:
-        self._place = place_of(str(url))
-        self.url = self._place.url
-        self._database = self._place.connect()
-        self._tables: dict[str, Any] = {}
+        self._tables = Tables(str(url))
+        self.url = self._tables.url
         self._writes = 0
-        self._was_there = self._place.has(SPACES_TABLE)
-        self._refuse_newer()
 
     @staticmethod
     def is_at(url: str | Path) -> bool:
@@ -98,43 +83,43 @@ class LanceStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tables.clear()
+        self._tables.close()
 
     def spaces(self) -> list[Space]:
-        table = self._table(SPACES_TABLE)
+        table = self._tables.get(SPACES_TABLE)
         if table is None:
             return []
-        rows = self._read(table.search()).sort_by([("begun", "descending")])
+        rows = self._tables.read(table.search()).sort_by([("begun", "descending")])
         return [Space.from_json(text) for text in rows["description"].to_pylist()]
 
     def shards(self, space: str) -> Mapping[str, str]:
-        table = self._table("shards")
-        if table is None or self._table(_rows_of(space)) is None:
+        table = self._tables.get("shards")
+        if table is None or self._tables.get(_rows_of(space)) is None:
             return {}
         of_space = (col("space") == lit(space)) & (col("identity") != lit(TO_BE_WRITTEN))
-        rows = self._read(table.search().where(of_space).select(["shard", "identity"]))
+        rows = self._tables.read(table.search().where(of_space).select(["shard", "identity"]))
         return dict(zip(rows["shard"].to_pylist(), rows["identity"].to_pylist(), strict=True))
 
     def count(self, space: str) -> tuple[int, int]:
-        table = self._table(_rows_of(space))
+        table = self._tables.get(_rows_of(space))
         if table is None:
             return 0, 0
-        with self._reading():
+        with self._tables.reading():
             return table.count_rows((col("chunk_index") == lit(PAPER_CHUNK)).to_sql()), table.count_rows()
 
     def keys_of(self, space: str, shard: str) -> pa.Table:
         query = self._open(space).search().where(col("shard") == lit(shard)).select(["paper_id", "chunk_index"])
-        return self._read(query)
+        return self._tables.read(query)
 
     def write_shard(
         self, space: Space, shard: str, rows: pa.Table, identity: str, *, listed: Container[str] | None = None
     ) -> WriteReport:
-        with self._writing():
+        with self._tables.writing():
             self._remember_space(space)
-            table = self._table_made(_rows_of(space.fingerprint), row_schema(space.dimensions), "key")
+            table = self._tables.made(_rows_of(space.fingerprint), row_schema(space.dimensions), "key")
             arriving = rows.filter(pc.equal(rows["chunk_index"], PAPER_CHUNK))
             concerned = (col("shard") == lit(shard)) | col("paper_id").isin(arriving["paper_id"].to_pylist())
-            held = self._read(
+            held = self._tables.read(
                 table.search()
                 .where((col("chunk_index") == lit(PAPER_CHUNK)) & concerned)
                 .select(["paper_id", "updated", "version", "shard"])
@@ -144,7 +129,7 @@ class LanceStore:
             uncovered = self._note_losses(space.fingerprint, shard, older, given_up(ours, arriving))
             if newer:
                 rows = rows.filter(pc.invert(pc.is_in(rows["paper_id"], pa.array(sorted(newer)))))
-            if ours.num_rows == 0 and not older and not self._place.merges:
+            if ours.num_rows == 0 and not older and not self._tables.merges:
                 table.add(rows)
             else:
                 replaced = col("shard") == lit(shard)
@@ -164,20 +149,19 @@ class LanceStore:
         return WriteReport(rows.num_rows, len(newer), uncovered)
 
     def drop(self, space: str) -> None:
-        with self._writing():
-            if (shards := self._table("shards")) is not None:
+        with self._tables.writing():
+            if (shards := self._tables.get("shards")) is not None:
                 shards.delete((col("space") == lit(space)).to_sql())
-            if self._table(_rows_of(space)) is not None:
-                self._database.drop_table(_rows_of(space))
-                del self._tables[_rows_of(space)]
-            if (spaces := self._table(SPACES_TABLE)) is not None:
+            if self._tables.get(_rows_of(space)) is not None:
+                self._tables.drop(_rows_of(space))
+            if (spaces := self._tables.get(SPACES_TABLE)) is not None:
                 spaces.delete((col("fingerprint") == lit(space)).to_sql())
 
     def finish(self, space: Space) -> None:
-        table = self._table(_rows_of(space.fingerprint))
+        table = self._tables.get(_rows_of(space.fingerprint))
         if table is None:
             return
-        with self._writing():
+        with self._tables.writing():
             keep_indexes(table)
             self._compact_shards()
 
@@ -198,7 +182,7 @@ class LanceStore:
         table = self._open(space)
         if not text.strip():
             return []
-        found = self._read(
+        found = self._tables.read(
             table.search(MultiMatchQuery(text[:LONGEST_QUERY], list(TEXT_COLUMNS)), query_type="fts")
             .where(where(col("chunk_index") == lit(PAPER_CHUNK), filters, table.schema.names))
             .select([*MATCHED, "_score"])
@@ -209,7 +193,7 @@ class LanceStore:
     def chunks_of(self, space: str, papers: Sequence[str], vector: npt.NDArray[np.float32]) -> list[Match]:
         if not papers:
             return []
-        rows = self._read(
+        rows = self._tables.read(
             self._open(space)
             .search()
             .where((col("chunk_index") != lit(PAPER_CHUNK)) & col("paper_id").isin(list(papers)))
@@ -223,7 +207,7 @@ class LanceStore:
             return {}
         table = self._open(space)
         held = set(table.schema.names)
-        found = self._read(
+        found = self._tables.read(
             table.search()
             .where((col("chunk_index") == lit(PAPER_CHUNK)) & col("paper_id").isin(list(ids)))
             .select([field.name for field in fields(StoredPaper) if field.name in held])
@@ -233,10 +217,10 @@ class LanceStore:
         }
 
     def vectors_of_texts(self, space: str, texts: Sequence[str]) -> pa.Table:
-        table = self._table(_rows_of(space))
+        table = self._tables.get(_rows_of(space))
         if table is None or not texts or "tokens" not in table.schema.names:
             return pa.table({name: [] for name in VECTORS})
-        found = self._read(
+        found = self._tables.read(
             table.search()
             .where((col("text_sha256").isin(list(texts))).to_sql() + " AND tokens IS NOT NULL")
             .select(list(VECTORS))
@@ -247,14 +231,14 @@ class LanceStore:
 
     def scan(self, space: str) -> Iterator[pa.RecordBatch]:
         self._open(space)
-        with self._reading():
-            moment = self._database.open_table(_rows_of(space))
+        with self._tables.reading():
+            moment = self._tables.database.open_table(_rows_of(space))
             moment.checkout(moment.version)
             for first in range(0, moment.count_rows(), SCAN_PAGE_ROWS):
                 yield from moment.search().offset(first).limit(SCAN_PAGE_ROWS).to_batches(SCAN_ROWS)
 
     def vector_of(self, space: str, paper_id: str) -> npt.NDArray[np.float32] | None:
-        rows = self._read(
+        rows = self._tables.read(
             self._open(space)
             .search()
             .where((col("chunk_index") == lit(PAPER_CHUNK)) & (col("paper_id") == lit(paper_id)))
@@ -266,7 +250,7 @@ class LanceStore:
         self, space: str, vector: npt.NDArray[np.float32], limit: int, condition: str, *, exact: bool = False
     ) -> list[Match]:
         table = self._open(space)
-        with self._reading():
+        with self._tables.reading():
             query = table.search(vector, vector_column_name="vector").distance_type("cosine").where(condition)
             found = (
                 (query.bypass_vector_index() if exact else asked(query, limit, table.count_rows()))
@@ -276,92 +260,10 @@ class LanceStore:
             )
         return _matches(found, [1.0 - distance for distance in found["_distance"].to_pylist()])
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Two writers that add the same new keys at once leave duplicates: so there is one."""
-        self._check_it_is_there()
-        with self._place.writing():
-            try:
-                self._look_again()
-                self._refuse_newer()
-                yield
-                self._was_there = True
-            except (OSError, RuntimeError) as error:
-                if "No space left" in str(error):
-                    raise
-                self._check_it_is_there()
-                raise self._fault("written", error) from error
-
-    def _look_again(self) -> None:
-        """At what others have written, or dropped, since the tables were opened."""
-        for name, table in list(self._tables.items()):
-            if self._place.has(name):
-                table.checkout_latest()
-            else:
-                del self._tables[name]
-
-    def _refuse_newer(self) -> None:
-        table = self._table(SPACES_TABLE)
-        written = int((table.schema.metadata or {}).get(FORMAT_KEY, FORMAT)) if table is not None else FORMAT
-        if written > FORMAT:
-            raise NewerStore(self.url, written, FORMAT)
-
-    def _table(self, name: str) -> Any:
-        """The table, or None where the store has none of that name."""
-        if name in self._tables and self._place.lost(name):
-            self._tables.pop(name, None)  # another has dropped it
-        if name not in self._tables:
-            if not self._place.has(name):
-                self._check_it_is_there()
-                return None
-            with self._reading():
-                self._tables[name] = self._database.open_table(name)
-        return self._tables[name]
-
-    def _read(self, query: Any) -> pa.Table:
-        with self._reading():
-            return query.to_arrow()
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, OSError, RuntimeError) as error:
-            self._tables.clear()  # another may have dropped one and made it anew: the next question opens that
-            self._check_it_is_there()
-            raise self._fault("read", error) from error
-
-    def _check_it_is_there(self) -> None:
-        """A folder that is gone is not begun anew: it may be a disk that comes back."""
-        if self._was_there and not self._place.has(SPACES_TABLE):
-            raise StoreAway(self.url)
-
-    def _fault(self, what: str, error: Exception) -> StoreError:
-        # Lance ends its messages with the place in its own source.
-        reason = (str(error).splitlines() or [type(error).__name__])[0].split(", /")[0][:LONGEST_REASON]
-        return StoreError(
-            f"The store {self.url} cannot be {what} ({reason}): move it away and run again; checkpoints fill a new one."
-        )
-
     def _open(self, space: str) -> Any:
-        table = self._table(_rows_of(space))
+        table = self._tables.get(_rows_of(space))
         if table is None:
             raise StoreError(f"The store {self.url} holds nothing in this space: run with the same model first.")
-        return table
-
-    def _table_made(self, name: str, schema: pa.Schema, key: str) -> Any:
-        """The table, made where the store has none of that name. One of an older version is given the columns that it
-        lacks, null in the rows that it has; these are not written again for that."""
-        table = self._table(name)
-        if table is None:
-            table = self._tables[name] = self._database.create_table(name, schema=schema)
-            table.set_unenforced_primary_key(key)
-        elif lacking := [field for field in schema if field.name not in table.schema.names]:
-            derived = {field.name: DERIVED[field.name] for field in lacking if field.name in DERIVED}
-            if derived:
-                table.add_columns(derived)
-            if others := [field for field in lacking if field.name not in derived]:
-                table.add_columns(others)
         return table
 
     def _compact(self, rows: Any) -> None:
@@ -369,12 +271,12 @@ class LanceStore:
         self._compact_shards()
 
     def _compact_shards(self) -> None:
-        shards = self._table("shards")
+        shards = self._tables.get("shards")
         if shards is not None:
             compact(shards)
 
     def _remember_space(self, space: Space) -> None:
-        table = self._table_made(SPACES_TABLE, SPACES, "fingerprint")
+        table = self._tables.made(SPACES_TABLE, SPACES, "fingerprint")
         if table.count_rows((col("fingerprint") == lit(space.fingerprint)).to_sql()) == 0:
             begun = datetime.now(UTC).isoformat()
             table.add(pa.table([[space.fingerprint], [space.to_json()], [begun]], schema=SPACES))
@@ -383,10 +285,10 @@ class LanceStore:
         """Before the rows change, so that a crash costs a shard's writing again and never a paper: this shard is to
         be written; others lack the papers that they have `lost` to it; and those that lack one that it has `given_up`
         are to be written again, and returned."""
-        table = self._table("shards")
+        table = self._tables.get("shards")
         if table is None:
             return ()
-        of_space = self._read(table.search().where(col("space") == lit(space)))
+        of_space = self._tables.read(table.search().where(col("space") == lit(space)))
         records = {record["shard"]: record for record in of_space.to_pylist()}
         changed = {name for name in (shard, *lost.values()) if name in records}
         uncovered = {name for name, record in records.items() if not given_up.isdisjoint(record["lacking"])} - {shard}
@@ -415,7 +317,7 @@ class LanceStore:
     def _upsert_shards(self, records: Sequence[Mapping[str, Any]]) -> None:
         if not records:
             return
-        table = self._table_made("shards", SHARDS, "key")
+        table = self._tables.made("shards", SHARDS, "key")
         rows = pa.Table.from_pylist(list(records), schema=SHARDS)
         table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
