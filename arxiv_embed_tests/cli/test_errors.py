@@ -97,7 +97,7 @@ def test_a_model_that_does_not_load_is_one_sentence(
         (("words",), "There is no store at"),
         ((), "Give a query or --like"),
         (("words", "--like", "0704.0001"), "Give a query or --like"),
-        (("words", "--since", "yesterday"), "--since 'yesterday' is no day"),
+        (("words", "--since", "yesterday"), "Error: since 'yesterday' is no day: write it as"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(refused: Refused, arguments: tuple[str, ...], said: str) -> None:
