@@ -57,5 +57,6 @@ def serve(
         try:
             serve_app(app, bound)
         except KeyboardInterrupt:
-            say(console, "Ended.")
             raise typer.Exit(INTERRUPTED) from None
+        finally:
+            say(console, "Ended.")

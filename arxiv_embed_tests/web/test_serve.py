@@ -8,8 +8,11 @@ import re
 import signal
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -34,6 +37,11 @@ def server(home: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
+def ids_found(address: str, query: str) -> list[str]:
+    with urllib.request.urlopen(f"{address}/api/search?q={quote(query)}", timeout=TIMEOUT) as answer:
+        return [hit["paper_id"] for hit in json.load(answer)["hits"]]
+
+
 def test_it_says_where_it_is_answers_there_and_ends_when_interrupted(server: subprocess.Popen[str]) -> None:
     address = address_said(server)
     assert address.startswith("http://127.0.0.1:")
@@ -42,6 +50,11 @@ def test_it_says_where_it_is_answers_there_and_ends_when_interrupted(server: sub
     answer = connection.getresponse()
     assert answer.status == 200
     assert len(json.load(answer)["hits"]) == 3
+    queries = ["hadron colliders", "sparse graphs", "the moon", "stars"]
+    alone = [ids_found(address, query) for query in queries]
+    with ThreadPoolExecutor(8) as clients:
+        at_once = list(clients.map(lambda query: ids_found(address, query), 8 * queries))
+    assert at_once == 8 * alone
 
     connection.request("GET", "/?q=" + "%F0%9F%8E%89" * 7_000)  # 84 KB, more than uvicorn takes by itself
     answer = connection.getresponse()
