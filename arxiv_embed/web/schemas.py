@@ -107,6 +107,10 @@ class HitAnswer(PaperAnswer):
     """A paper found, and why."""
 
     score: float = Field(description="The sum of 1 / (60 + rank) over the rankings that have it; higher is better.")
+    score_parts: dict[str, float] = Field(
+        description="What each ranking gave to the score: meaning, words.",
+        examples=[{"meaning": 0.0164, "words": 0.0161}],
+    )
     vector_rank: int | None = Field(description="Its place by meaning, from 1; null where it is not among the nearest.")
     text_rank: int | None = Field(description="Its place by words, from 1; null where none of the words is in it.")
     similarity: float | None = Field(description="The cosine of the best passage's vector and the query's.")

@@ -53,6 +53,8 @@ def test_a_search_answers_with_papers_and_why(client: TestClient) -> None:
     assert first["categories"] == list(record.categories)
     assert first["text_rank"] == 1
     assert first["score"] > 1 / 61
+    assert first["score_parts"].keys() == {"meaning", "words"}
+    assert sum(first["score_parts"].values()) == pytest.approx(first["score"])
     assert first["chunk"]["text"] == record.paper.text[first["chunk"]["start"] : first["chunk"]["end"]]
     assert first["abs_url"] == "https://arxiv.org/abs/2401.00001"
     assert first["pdf_url"] == "https://arxiv.org/pdf/2401.00001"
