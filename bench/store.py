@@ -216,7 +216,7 @@ def _searching(name: str, url: str, settings: Settings) -> Metrics:
 
 def _queries(searcher: Searcher) -> list[str]:
     titles: list[str] = []
-    for batch in searcher.store.scan(searcher.space.fingerprint):
+    for batch in searcher.store.scan(searcher.space.fingerprint, ["chunk_index", "title"]):
         papers = batch.filter(np.equal(batch["chunk_index"].to_numpy(), PAPER_CHUNK))
         titles += papers["title"].to_pylist()[:: max(papers.num_rows // 5, 1)]
     step = len(titles) // (QUERIES + WARMING)

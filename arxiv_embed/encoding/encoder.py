@@ -17,6 +17,9 @@ from arxiv_embed.encoding.transformer import TransformersEncoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+TOKEN_CHARACTERS = 20
+"""Of a query so many a token are looked at, which is four times what a token has: the rest is beyond its vector."""
+
 PRODUCT = (1024, 384, 1536)
 TRIES = 4
 """How an "auto" type is chosen on a CPU: the best of so many matrix products of rows × width × columns."""
@@ -97,12 +100,13 @@ class TextEncoder:
         self._tokenizer = PaperTokenizer(files, space, prompt=space.query_prompt)
         self._encoder = load_encoder(files, space, device, choose_dtype(dtype, device))
         self._dimensions = space.dimensions
+        self._reach = space.paper_reach * TOKEN_CHARACTERS
 
     def encode_queries(self, queries: Sequence[str]) -> FloatArray:
         """float32 [queries, dimensions], unit length; each query with the model's query prompt."""
         if not queries:
             return np.empty((0, self._dimensions), np.float32)
-        papers = self._tokenizer.tokenize(queries)
+        papers = self._tokenizer.tokenize([query[: self._reach] for query in queries])
         vectors: FloatArray = self._encoder.encode(pack(papers))
         rows = np.cumsum([0, *(len(paper.spans) for paper in papers[:-1])])
         queries_only: FloatArray = vectors[rows]

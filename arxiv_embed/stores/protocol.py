@@ -176,8 +176,8 @@ class VectorStore(Protocol):
         """What is held of these texts (sha256 each, of a few thousand at most), whichever papers have them: all rows of
         one paper a text, as `VECTORS`; of texts whose rows do not say how many tokens they have, nothing."""
 
-    def scan(self, space: str) -> Iterator[pa.RecordBatch]:
-        """Every row (`row_schema`) as it was at one moment, a few thousand at a time."""
+    def scan(self, space: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Every row as it was at one moment, a few thousand at a time: those `columns` of `row_schema`, or all."""
 
     def vector_of(self, space: str, paper_id: str) -> npt.NDArray[np.float32] | None:
         """The whole paper's vector."""

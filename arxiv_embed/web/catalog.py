@@ -11,6 +11,8 @@ from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.searcher import Searcher
 from arxiv_embed.stores.protocol import PAPER_CHUNK
 
+READ = ["chunk_index", "categories", "published", "updated"]
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -59,8 +61,8 @@ class Catalog:
         newest = ""
         counts: Counter[str] = Counter()
         try:
-            for batch in self._searcher.store.scan(self._searcher.space.fingerprint):
-                rows = batch.select(["chunk_index", "categories", "published", "updated"]).to_pydict()
+            for batch in self._searcher.store.scan(self._searcher.space.fingerprint, READ):
+                rows = batch.select(READ).to_pydict()
                 for chunk, categories, published, updated in zip(*rows.values(), strict=True):
                     if chunk == PAPER_CHUNK:
                         newest = max(newest, published or updated or "")

@@ -229,13 +229,14 @@ class LanceStore:
         one = papers.group_by("text_sha256").aggregate([("paper_id", "min")])["paper_id_min"]
         return found.filter(pc.is_in(found["paper_id"], one))
 
-    def scan(self, space: str) -> Iterator[pa.RecordBatch]:
+    def scan(self, space: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         self._open(space)
         with self._tables.reading():
             moment = self._tables.database.open_table(_rows_of(space))
             moment.checkout(moment.version)
             for first in range(0, moment.count_rows(), SCAN_PAGE_ROWS):
-                yield from moment.search().offset(first).limit(SCAN_PAGE_ROWS).to_batches(SCAN_ROWS)
+                page = moment.search().offset(first).limit(SCAN_PAGE_ROWS)
+                yield from (page.select(list(columns)) if columns else page).to_batches(SCAN_ROWS)
 
     def vector_of(self, space: str, paper_id: str) -> npt.NDArray[np.float32] | None:
         rows = self._tables.read(

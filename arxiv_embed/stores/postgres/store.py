@@ -189,10 +189,10 @@ class PostgresStore:
             return self._table(space, VECTORS, condition, {"texts": list(map(storable, texts))})
         return pa.table({name: [] for name in VECTORS})
 
-    def scan(self, space: str) -> Iterator[pa.RecordBatch]:
+    def scan(self, space: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         with self._reader.connection() as connection:
             dimensions = _dimensions(connection, space)
-            names = row_schema(dimensions).names
+            names = list(columns or row_schema(dimensions).names)
             query = sql.SQL("SELECT {} FROM {}").format(selected(space, names), rows_of(space))
             # The cursor's snapshot is of the moment when it was opened.
             with connection.transaction(), connection.cursor("scan") as cursor:
