@@ -66,7 +66,7 @@ def test_dagster_knows_what_the_command_did(done: tuple[Path, str], monkeypatch:
 def test_a_run_into_postgresql_is_searched_and_writes_its_password_nowhere(
     tmp_path: Path, tiny_model: Path, small_folder: Path, postgres: PostgresServer
 ) -> None:
-    with postgres.database() as url, postgres.guarded_user("hunter2") as user:
+    with postgres.guarded_user("hunter2") as user, postgres.database() as url:
         place = conninfo_to_dict(url)
         url = url.replace("postgres@", f"{user}:hunter2@")
         folder = ("--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")

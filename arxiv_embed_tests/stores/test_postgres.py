@@ -223,7 +223,7 @@ def test_a_schema_that_is_gone_is_away_and_not_begun_anew(postgres: PostgresServ
 
 def test_reading_has_an_end(store: PostgresStore, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     write(store, "a", Record("1"))
-    monkeypatch.setattr(reader, "SESSION", reader.SESSION + "SET statement_timeout = '1ms'; SET lock_timeout = 0;")
+    monkeypatch.setattr(reader, "SESSION", reader.SESSION + "SET statement_timeout = '100ms'; SET lock_timeout = 0;")
     blocked = psycopg.connect(store.url)
     blocked.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(schema.rows_of(F)))
     with blocked, open_store(store.url) as slow:
