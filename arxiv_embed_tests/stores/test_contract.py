@@ -48,6 +48,28 @@ def test_writing_a_shard_twice_leaves_what_writing_it_once_left(store: VectorSto
     assert store.count(SPACE.fingerprint) == (2, 7)
 
 
+def test_rows_that_are_the_same_stay_as_they_are_and_tell_who_wrote_them(store: VectorStore) -> None:
+    first = [Record("1", chunks=3), Record("2", text="other"), Record("3"), Record("4", categories=("cs.LG",))]
+    then = [first[0], Record("2", text="changed", chunks=1), Record("4", categories=("cs.LG", "cs.AI")), Record("5")]
+    store.write_shard(SPACE, "a", shard_rows("a", first, run_id="first"), "i")
+    store.write_shard(SPACE, "a", shard_rows("a", then, run_id="then"), "j")
+    assert {row["key"]: row["run_id"] for row in held(store)} == {
+        **{f"1#{chunk}": "first" for chunk in (-1, 0, 1, 2)},
+        **dict.fromkeys(("2#-1", "2#0", "4#-1", "4#0", "4#1", "5#-1", "5#0", "5#1"), "then"),
+    }
+    expected = {row["key"]: row for row in shard_rows("a", then).to_pylist()}
+    for row in held(store):
+        assert {**row, "run_id": "run"} == expected[row["key"]]
+
+
+def test_of_many_rows_that_leave_a_shard_none_stays(store: VectorStore) -> None:
+    write(store, "a", *(Record(str(n), chunks=4) for n in range(300)))
+    write(store, "a", *(Record(str(n), chunks=4) for n in range(20)))
+    assert store.count(SPACE.fingerprint) == (20, 100)
+    write(store, "a")
+    assert store.count(SPACE.fingerprint) == (0, 0)
+
+
 def test_a_space_that_is_dropped_leaves_the_others_as_they_are(store: VectorStore) -> None:
     write(store, "a", Record("1"), Record("2"))
     before = held(store)

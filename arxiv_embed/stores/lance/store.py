@@ -16,6 +16,7 @@ from lancedb.expr import col, lit
 from lancedb.query import MultiMatchQuery
 
 from arxiv_embed.encoding.space import Space
+from arxiv_embed.stores.lance.difference import difference
 from arxiv_embed.stores.lance.filters import where
 from arxiv_embed.stores.lance.indexes import TEXT_COLUMNS, asked, compact, keep_indexes
 from arxiv_embed.stores.lance.place import place_of
@@ -38,6 +39,9 @@ LONGEST_QUERY = 2_000
 SCAN_ROWS = 4_096
 SCAN_PAGE_ROWS = 8 * SCAN_ROWS
 """Rows of one question of a scan: Lance reads ahead of whoever takes them, up to 2 GB."""
+
+MOST_NAMED = 1_000
+"""Rows that are deleted by their keys; of more a shard is written whole."""
 
 COMPACT_EVERY = 50
 """Writes; each leaves a fragment in its table, and the next one looks at all of them."""
@@ -132,21 +136,34 @@ class LanceStore:
             if ours.num_rows == 0 and not older and not self._tables.merges:
                 table.add(rows)
             else:
-                replaced = col("shard") == lit(shard)
-                if older:
-                    replaced = replaced | col("paper_id").isin(sorted(older))
-                (
-                    table.merge_insert("key")
-                    .when_matched_update_all()
-                    .when_not_matched_insert_all()
-                    .when_not_matched_by_source_delete(replaced)
-                    .execute(rows)
-                )
+                self._replace(table, shard, rows, sorted(older))
             self._remember_shard(space.fingerprint, shard, identity, sorted(newer))
             self._writes += 1
             if self._writes % COMPACT_EVERY == 0:
                 self._compact(table)
         return WriteReport(rows.num_rows, len(newer), uncovered)
+
+    def _replace(self, table: Any, shard: str, rows: pa.Table, older: list[str]) -> None:
+        """In one version of the table; rows that are the same stay as they are."""
+        of_shard = table.search().where(col("shard") == lit(shard)).select(rows.column_names)
+        with self._tables.reading():
+            found = difference(of_shard.to_batches(SCAN_ROWS), rows)
+        if len(found.gone) > MOST_NAMED:
+            arriving, replaced = rows, col("shard") == lit(shard)
+        else:
+            arriving, replaced = found.changed, col("key").isin(found.gone)
+        if older:
+            replaced = replaced | col("paper_id").isin(older)
+        if arriving.num_rows:
+            (
+                table.merge_insert("key")
+                .when_matched_update_all()
+                .when_not_matched_insert_all()
+                .when_not_matched_by_source_delete(replaced)
+                .execute(arriving)
+            )
+        elif found.gone:
+            table.delete(replaced.to_sql())
 
     def drop(self, space: str) -> None:
         with self._tables.writing():

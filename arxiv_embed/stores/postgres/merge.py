@@ -110,7 +110,8 @@ def _replace(connection: Connection, space: str, shard: str, rows: pa.Table, old
     connection.execute(sql.SQL("ANALYZE {}").format(STAGING))
     connection.execute(sql.SQL(_REMOVE).format(**names), {"shard": shard, "older": older})
     changes = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in COLUMNS]
-    held, new = (sql.SQL(", ").join(sql.Identifier(table, name) for name in COLUMNS) for table in ("held", "excluded"))
+    compared = [name for name in COLUMNS if name != "run_id"]  # who wrote a row is no reason to write it anew
+    held, new = (sql.SQL(", ").join(sql.Identifier(table, name) for name in compared) for table in ("held", "excluded"))
     connection.execute(sql.SQL(_UPSERT).format(**names, changes=sql.SQL(", ").join(changes), held=held, new=new))
 
 
