@@ -33,6 +33,7 @@ class CopyingPool(Pool):
 
     _real: list[EncodedPaper]
     _lengths_of_real: list[int]
+    _random: np.random.Generator
 
     def encode(
         self,
@@ -44,6 +45,7 @@ class CopyingPool(Pool):
     ) -> Iterator[Outcome]:
         if not hasattr(self, "_real"):
             self._real, self._lengths_of_real = [], []
+            self._random = np.random.default_rng(0)
         embedded = min(len(texts), REAL_PAPERS - len(self._real))
         if embedded > 0:
             for outcome in super().encode(texts[:embedded], on_batch, None, on_incident, on_tick):
@@ -51,14 +53,13 @@ class CopyingPool(Pool):
                     self._real.append(outcome)
                     self._lengths_of_real.append(len(texts[outcome.index]))
                 yield outcome
-        random = np.random.default_rng(embedded)
-        for index in range(embedded, len(texts)):
-            yield self._copy(index, len(texts[index]), random)
+        for index in range(max(embedded, 0), len(texts)):
+            yield self._copy(index, len(texts[index]))
 
-    def _copy(self, index: int, length: int, random: np.random.Generator) -> EncodedPaper:
+    def _copy(self, index: int, length: int) -> EncodedPaper:
         turn = index % len(self._real)
         paper = self._real[turn]
-        noise = random.standard_normal(paper.vectors.shape, np.float32)
+        noise = self._random.standard_normal(paper.vectors.shape, np.float32)
         vectors = paper.vectors + JITTER * noise / np.linalg.norm(noise, axis=1, keepdims=True)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         spans = (paper.spans.astype(np.int64) * length // self._lengths_of_real[turn]).astype(np.int32)
