@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from arxiv_embed.stores.lance import indexes as lance_indexes
 from arxiv_embed.stores.lance import store as lance
 from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import Filters, StoreAway, StoreError
@@ -105,3 +107,27 @@ def test_a_scan_gives_every_row_as_it_was_when_it_began(tmp_path: Path, monkeypa
     assert {key.partition("#")[0] for key in keys} == {*papers[:150], "late"}
     assert reader.count(F) == (2, 6)
     assert sum(batch.num_rows for batch in reader.scan(F)) == 6
+
+
+def test_a_scan_begun_on_an_old_version_goes_on_while_a_writer_forgets_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has written for long when it begins, and every fragment has a file of deletions."""
+    monkeypatch.setattr(lance, "SCAN_ROWS", 32)
+    monkeypatch.setattr(lance, "SCAN_PAGE_ROWS", 64)
+    shards = [f"s{number}" for number in range(12)]
+    for text in ("before", "after"):
+        for shard in shards:
+            records = [Record(f"{shard}-{n}", text=text) for n in range(60)]
+            LanceStore(tmp_path / "s").write_shard(SPACE, shard, shard_rows(shard, records), text)
+        if text == "before":
+            LanceStore(tmp_path / "s").finish(SPACE)
+    newer = [Record(f"{shard}-{n}", f"{2023 + n}-01-01") for n in range(2) for shard in shards]
+    LanceStore(tmp_path / "s").write_shard(SPACE, "x", shard_rows("x", newer[:12]), "x")
+    monkeypatch.setattr(lance_indexes, "KEPT_VERSIONS", timedelta(milliseconds=1))
+    batches = LanceStore(tmp_path / "s").scan(F)
+    head = next(batches)
+    writer = LanceStore(tmp_path / "s")
+    writer.write_shard(SPACE, "y", shard_rows("y", newer[12:]), "y")
+    writer.finish(SPACE)
+    assert head.num_rows + sum(batch.num_rows for batch in batches) == 3 * 60 * 12

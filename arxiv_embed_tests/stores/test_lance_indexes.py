@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +132,8 @@ def test_old_versions_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(table.list_versions()) > 5
     store.finish(WIDE)
     assert len(table.list_versions()) > 5  # a reader may still be at one that is younger than an hour
-    monkeypatch.setattr(lance_indexes, "KEPT_VERSIONS", timedelta(milliseconds=1))
+    for name in ("KEPT_VERSIONS", "COMPACTION"):
+        monkeypatch.setattr(lance_indexes, name, timedelta(milliseconds=1))
     store.finish(WIDE)
     table.checkout_latest()
     assert len(table.list_versions()) == 1
@@ -141,3 +142,11 @@ def test_old_versions_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     once.write_shard(WIDE, "a", shard_rows("a", records(PAPERS + 4), WIDE), "i")
     written = sum(path.stat().st_size for path in (tmp_path / "once").rglob("*.lance") if path.is_file())
     assert size < 3 * written
+
+
+def test_the_version_that_readers_began_with_is_kept_however_old_it_is() -> None:
+    now = datetime(2024, 1, 31, 12, tzinfo=UTC)
+    ages = [timedelta(days=3), timedelta(days=2), timedelta(minutes=5), timedelta(0)]
+    forgotten = lance_indexes.age_forgotten([now - age for age in ages], now)
+    assert [age for age in ages if age < forgotten] == ages[1:]
+    assert lance_indexes.age_forgotten([now], now) > lance_indexes.KEPT_VERSIONS

@@ -7,7 +7,8 @@ minutes; it finds 10 of 10 nearest papers in 9 ms where comparing every vector t
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from lancedb.index import FTS, Bitmap, BTree, IvfFlat, IvfRq, LabelList
@@ -36,6 +37,8 @@ REFINED, LEAST_REFINED = 5, 300
 
 KEPT_VERSIONS = timedelta(hours=1)
 """A reader goes on reading the version that it has begun with; no query, and no export, takes so long."""
+COMPACTION = timedelta(hours=1)
+"""No compaction takes so long. Lance counts a version's age when it is through with one."""
 
 
 def keep_indexes(table: Any) -> None:
@@ -57,7 +60,15 @@ def keep_indexes(table: Any) -> None:
 
 
 def compact(table: Any) -> None:
-    table.optimize(cleanup_older_than=KEPT_VERSIONS)
+    begun = [version["timestamp"] for version in table.list_versions()]
+    table.optimize(cleanup_older_than=age_forgotten(begun, datetime.now()))
+
+
+def age_forgotten(begun: Sequence[datetime], now: datetime) -> timedelta:
+    """The age from which on a table's versions, which began then, are read by nobody. A reader has begun with the one
+    that was the last at the time, however old that was: so the one that was it `KEPT_VERSIONS` ago stays."""
+    ages = [now - time for time in begun]
+    return min((age for age in ages if age >= KEPT_VERSIONS), default=KEPT_VERSIONS) + COMPACTION
 
 
 def asked(query: Any, limit: int, rows: int) -> Any:
