@@ -138,7 +138,7 @@ class Run:
         if store is None or self._finished_store:
             return None
         self._finished_store = True
-        for key in sorted(self._uncovered):
+        for key in sorted(self._uncovered & self.plan.listed):  # what has left the folder does not come back
             try:
                 self._store_shard(store, key)
             except FatalError:

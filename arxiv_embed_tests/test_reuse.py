@@ -272,6 +272,47 @@ def test_an_abstract_that_is_as_it_was_the_time_before_takes_no_device(desk: Des
     check_store(desk)
 
 
+def shards_of_papers(desk: Desk) -> dict[str, str]:
+    return {row["paper_id"]: row["shard"] for row in desk.rows() if row["chunk_index"] == -1}
+
+
+def test_a_file_that_is_renamed_and_back_has_its_papers_again_and_what_leaves_it_leaves_the_store(desk: Desk) -> None:
+    renamed(desk)
+    assert desk.run() == []
+    (desk.folder / "z.jsonl").rename(desk.folder / "a.jsonl")
+    assert desk.run() == []
+    check_store(desk)
+    assert desk.pending() == {}
+    desk.put("a.jsonl", *FIRST[1:])
+    desk.run()
+    assert set(shards_of_papers(desk)) == {*ALL} - {FIRST[0]["id"]}
+
+
+def test_what_leaves_a_renamed_file_does_not_come_back_from_its_old_name(desk: Desk) -> None:
+    renamed(desk)
+    desk.run()
+    desk.put("z.jsonl", *FIRST[1:])
+    desk.run()
+    assert set(shards_of_papers(desk)) == {*ALL} - {FIRST[0]["id"]}
+
+
+def test_a_run_leaves_the_shards_of_another_folder_to_its_runs(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two folders with one store, the second drops a paper that had stood in for one of the first."""
+    other = Desk(tmp_path / "other")
+    other.options = replace(other.options, store=desk.options.store)
+    monkeypatch.setattr(arxiv_embed.equipment, "Pool", other.pool)
+    other.put("c.jsonl", {**FIRST[0], "update_date": "2025-01-01"}, record("2403.00001"))
+    other.run()
+    other.put("c.jsonl", record("2403.00001"))
+    other.run()
+    assert other.events("shard_failed") == []
+    assert set(desk.pending()) == {"a.jsonl"}
+    desk.run()
+    assert shards_of_papers(desk)[FIRST[0]["id"]] == "a.jsonl"
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["g000001.vectors.arrow", "g000001.manifest.json"])
 def test_another_shard_s_damaged_checkpoint_is_never_used(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,3 +38,9 @@ def given_up(ours: pa.Table, arriving: pa.Table) -> set[str]:
         for row in ours.to_pylist()
         if row["paper_id"] not in ranks or ranks[row["paper_id"]] < (row["updated"], row["version"])
     }
+
+
+def unlisted(losers: Iterable[str], listed: Container[str] | None) -> set[str]:
+    """Of the shards that lose papers, those that are listed no more: if one comes back, a file renamed there and back
+    again, it takes its papers from the shard that will have gone then."""
+    return {name for name in losers if listed is not None and name not in listed}

@@ -143,7 +143,8 @@ class VectorStore(Protocol):
         """Makes the store hold `rows` (`stores/rows.py`) as all there is of the shard.
 
         Where another shard holds a paper too, the newest record wins, by update date, version, shard key; of equally
-        new ones that of a shard not `listed` any more loses. Writing twice leaves what writing once left.
+        new ones that of a shard not `listed` any more loses, and is to be written when it is listed again. Writing
+        twice leaves what writing once left.
         """
 
     def drop(self, space: str) -> None:

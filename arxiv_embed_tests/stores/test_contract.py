@@ -398,3 +398,21 @@ def test_a_newer_version_writes_to_an_older_store(store: VectorStore) -> None:
         assert set(papers_held(newer)) == {"1"}
         write(newer, "b", Record("2"))
         assert set(papers_held(newer)) == {"1", "2"}
+
+
+def test_a_shard_that_is_listed_again_takes_back_what_it_lost_while_it_was_not(store: VectorStore) -> None:
+    """A file is renamed, and later renamed back."""
+    rows = {name: shard_rows(name, [Record("1")]) for name in "az"}
+    store.write_shard(SPACE, "a", rows["a"], "of a", listed={"a"})
+    store.write_shard(SPACE, "z", rows["z"], "of z", listed={"z"})
+    assert papers_held(store)["1"][0] == "z"
+    assert store.shards(SPACE.fingerprint) == {"z": "of z"}  # a is to be written when it is there again
+    store.write_shard(SPACE, "a", rows["a"], "of a", listed={"a"})
+    assert papers_held(store)["1"][0] == "a"
+    assert store.shards(SPACE.fingerprint) == {"a": "of a"}
+
+
+def test_a_listed_shard_that_loses_a_paper_is_not_to_be_written_again(store: VectorStore) -> None:
+    store.write_shard(SPACE, "a", shard_rows("a", [Record("1")]), "of a", listed={"a", "b"})
+    store.write_shard(SPACE, "b", shard_rows("b", [Record("1", "2021-01-01")]), "of b", listed={"a", "b"})
+    assert set(store.shards(SPACE.fingerprint)) == {"a", "b"}

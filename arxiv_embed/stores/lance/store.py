@@ -21,7 +21,7 @@ from arxiv_embed.stores.lance.filters import where
 from arxiv_embed.stores.lance.indexes import TEXT_COLUMNS, asked, compact, keep_indexes
 from arxiv_embed.stores.lance.place import place_of
 from arxiv_embed.stores.lance.tables import FORMAT, FORMAT_KEY, SPACES_TABLE, Tables
-from arxiv_embed.stores.precedence import given_up, rivals
+from arxiv_embed.stores.precedence import given_up, rivals, unlisted
 from arxiv_embed.stores.protocol import (
     PAPER_CHUNK,
     VECTORS,
@@ -130,7 +130,7 @@ class LanceStore:
             )
             ours = held.filter(pc.equal(held["shard"], shard))
             newer, older = rivals(held.filter(pc.not_equal(held["shard"], shard)), arriving, shard, listed)
-            uncovered = self._note_losses(space.fingerprint, shard, older, given_up(ours, arriving))
+            uncovered = self._note_losses(space.fingerprint, shard, older, given_up(ours, arriving), listed)
             if newer:
                 rows = rows.filter(pc.invert(pc.is_in(rows["paper_id"], pa.array(sorted(newer)))))
             if ours.num_rows == 0 and not older and not self._tables.merges:
@@ -299,10 +299,12 @@ class LanceStore:
             begun = datetime.now(UTC).isoformat()
             table.add(pa.table([[space.fingerprint], [space.to_json()], [begun]], schema=SPACES))
 
-    def _note_losses(self, space: str, shard: str, lost: Mapping[str, str], given_up: set[str]) -> tuple[str, ...]:
+    def _note_losses(
+        self, space: str, shard: str, lost: Mapping[str, str], given_up: set[str], listed: Container[str] | None
+    ) -> tuple[str, ...]:
         """Before the rows change, so that a crash costs a shard's writing again and never a paper: this shard is to
-        be written; others lack the papers that they have `lost` to it; and those that lack one that it has `given_up`
-        are to be written again, and returned."""
+        be written; others lack the papers that they have `lost` to it, and are to be written when they are `listed`
+        again; and those that lack one that it has `given_up` are to be written again, and returned."""
         table = self._tables.get("shards")
         if table is None:
             return ()
@@ -313,7 +315,7 @@ class LanceStore:
         for paper, loser in lost.items():
             if loser in records:
                 records[loser]["lacking"].append(paper)
-        for name in uncovered | ({shard} & changed):
+        for name in uncovered | ({shard} & changed) | unlisted(changed, listed):
             records[name]["identity"] = TO_BE_WRITTEN
         self._upsert_shards([records[name] for name in sorted(changed | uncovered)])
         return tuple(sorted(uncovered))

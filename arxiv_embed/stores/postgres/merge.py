@@ -14,7 +14,7 @@ from arxiv_embed.stores.postgres.indexes import drop_for_bulk
 from arxiv_embed.stores.postgres.rows import COLUMNS, NAMES, copy_in
 from arxiv_embed.stores.postgres.schema import create_rows, rows_of
 from arxiv_embed.stores.postgres.server import Connection
-from arxiv_embed.stores.precedence import given_up, rivals
+from arxiv_embed.stores.precedence import given_up, rivals, unlisted
 from arxiv_embed.stores.protocol import PAPER_CHUNK, WriteReport
 
 TO_BE_WRITTEN = ""
@@ -73,7 +73,7 @@ def merge(
             copy_in(connection, rows, rows_of(space.fingerprint))
         else:
             _replace(connection, space.fingerprint, shard, rows, sorted(older))
-        uncovered |= _note_losses(connection, space.fingerprint, shard, older, given_up(ours, arriving))
+        uncovered |= _note_losses(connection, space.fingerprint, shard, older, given_up(ours, arriving), listed)
         connection.execute(
             "INSERT INTO arxiv_embed.shards (space, shard, identity, lacking) VALUES (%s, %s, %s, %s)"
             " ON CONFLICT (space, shard) DO UPDATE SET identity = excluded.identity, lacking = excluded.lacking",
@@ -116,10 +116,15 @@ def _replace(connection: Connection, space: str, shard: str, rows: pa.Table, old
 
 
 def _note_losses(
-    connection: Connection, space: str, shard: str, lost: Mapping[str, str], given_up: set[str]
+    connection: Connection,
+    space: str,
+    shard: str,
+    lost: Mapping[str, str],
+    given_up: set[str],
+    listed: Container[str] | None,
 ) -> set[str]:
-    """Other shards lack the papers that they have `lost` to this one; and those that lack one that it has `given_up`
-    are to be written again, and returned."""
+    """Other shards lack the papers that they have `lost` to this one, and are to be written when they are `listed`
+    again; and those that lack one that it has `given_up` are to be written again, and returned."""
     uncovered = connection.execute(
         "UPDATE arxiv_embed.shards SET identity = %s WHERE space = %s AND shard <> %s AND lacking && %s::text[]"
         " RETURNING shard",
@@ -131,4 +136,8 @@ def _note_losses(
             "UPDATE arxiv_embed.shards SET lacking = lacking || %s::text[] WHERE space = %s AND shard = %s",
             [papers, space, loser],
         )
+    connection.execute(
+        "UPDATE arxiv_embed.shards SET identity = %s WHERE space = %s AND shard = ANY(%s)",
+        [TO_BE_WRITTEN, space, sorted(unlisted(lost.values(), listed))],
+    )
     return {name for (name,) in uncovered}
