@@ -61,6 +61,9 @@ class RunPlan:
     """Whether there was a store when the plan was made."""
     held: tuple[Space, ...]
     """The spaces that the store held then."""
+    is_finished: bool
+    """Whether its indexes were up to date then, or there was no store; not so where a run was ended after its last
+    shard."""
     fresh: frozenset[str] | None
     """In a fresh start, the runs before that belong to it: what others have made is made anew."""
 
@@ -143,7 +146,7 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     shards = list(listing.shards)
     if options.limit is not None:
         shards = _limited(shards, options.limit)
-    held, spaces = _held_by_store(options.store, space)
+    held, spaces, is_finished = _held_by_store(options.store, space)
     checkpoints = CheckpointStore(options.checkpoints)
     fresh = frozenset[str]() if options.fresh else unfinished_fresh_start(options.checkpoints, space.fingerprint)
     plans = tuple(
@@ -153,7 +156,9 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     listed = frozenset(shard.key for shard in listing.shards)
     if listing.unread:
         listed |= {key for key in held or () if _unread_of(checkpoints.manifest(papers_key(key)), listing.unread)}
-    return RunPlan(files, space, devices, plans, listed, listing.passed_over, held is not None, spaces, fresh)
+    return RunPlan(
+        files, space, devices, plans, listed, listing.passed_over, held is not None, spaces, is_finished, fresh
+    )
 
 
 def list_shards_of(options: RunOptions, settings: Settings) -> Listing:
@@ -229,14 +234,15 @@ def _why_read(papers: Manifest | None, shard: Shard) -> str:
     return "read in part" if _is_of_this_version(papers) else "read by an older version"
 
 
-def _held_by_store(url: str, space: Space) -> tuple[Mapping[str, str] | None, tuple[Space, ...]]:
-    """The shards of that space, None where there is no store; and all of the store's spaces."""
+def _held_by_store(url: str, space: Space) -> tuple[Mapping[str, str] | None, tuple[Space, ...], bool]:
+    """The shards of that space, None where there is no store; all of the store's spaces; and whether the indexes of
+    that one are up to date."""
     try:
         store = open_store(url)
     except NoStore:
-        return None, ()
+        return None, (), True
     with store:
-        return store.shards(space.fingerprint), tuple(store.spaces())
+        return store.shards(space.fingerprint), tuple(store.spaces()), store.is_finished(space)
 
 
 def _refuse_other_folder(papers: Manifest, shard: Shard) -> None:

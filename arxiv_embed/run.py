@@ -134,7 +134,7 @@ class Run:
         """Writes the shards again that lost a paper to one that has dropped it since, and brings indexes up to date;
         done once more, it does nothing. Returns what was found of the index, asked for papers of the shard stored last;
         None where nothing was written."""
-        store = self._equipment.opened_store
+        store = self._equipment.opened_store if self.plan.is_finished else self._equipment.store()
         if store is None or self._finished_store:
             return None
         self._finished_store = True

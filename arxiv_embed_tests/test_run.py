@@ -9,21 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import arxiv_embed.equipment
+from arxiv_embed.cli.run import embed_folder
 from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.errors import ArxivEmbedError, FatalError
 from arxiv_embed.estimates import LearnedTokens
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts, cpu_model, describe
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
+from arxiv_embed.plan import plan_run
 from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.run import Run
 from arxiv_embed.runs import last_run
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.protocol import StoreAway
-from arxiv_embed_tests.fake_pool import FakePool
+from arxiv_embed_tests.fake_pool import FakePool, run_shards
 
 DEVICES = "cpu:2"
 
@@ -222,3 +225,40 @@ def test_the_pool_orders_texts_by_what_was_learned_of_this_model(
     assert learned.estimator.papers == 6
     assert callable(lengths)
     assert lengths(pool.embedded) == learned.quick(pool.embedded)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def kill_before_indexes(options: RunOptions, settings: Settings) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanceStore, "finish", killed)
+        with pytest.raises(Killed):
+            run_shards(options, settings.home, "killed")
+
+
+@pytest.mark.usefixtures("pool")
+def test_indexes_that_a_killed_run_has_not_built_are_built_by_the_next_command_though_no_shard_is_left(
+    options: RunOptions, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kill_before_indexes(options, settings)
+    plan = plan_run(options, settings)
+    assert (plan.pending, plan.is_finished) == ((), False)
+    assert embed_folder(options, settings, Console()) == 0
+    assert "Its indexes are not up to date" in capsys.readouterr().out
+    assert plan_run(options, settings).is_finished
+    assert embed_folder(options, settings, Console()) == 0
+    assert "Its indexes" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("pool")
+def test_indexes_that_a_killed_run_has_not_built_are_built_by_a_run_of_no_shards(
+    options: RunOptions, settings: Settings
+) -> None:
+    kill_before_indexes(options, settings)
+    run_shards(options, settings.home, "next")
+    assert plan_run(options, settings).is_finished

@@ -27,6 +27,7 @@ from arxiv_embed.settings import (
     Settings,
     settings_from_environment,
 )
+from arxiv_embed.stores.protocol import open_store
 
 LOOK_SECONDS = 0.2
 NAMES_SHOWN = 5
@@ -110,6 +111,10 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
         if plan.failed_papers:
             failed = plural(plan.failed_papers, "paper")
             say(console, f"{failed} failed before (`arxiv-embed status --failures`): --resume tries them again")
+        if not plan.is_finished:
+            say(console, "Its indexes are not up to date, as the run before was ended: bringing them so …")
+            with open_store(options.store) as store:
+                store.finish(plan.space)
         return DONE
     say(console, _intention(plan, options))
     if plan.passed_over:

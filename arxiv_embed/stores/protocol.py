@@ -153,6 +153,9 @@ class VectorStore(Protocol):
     def finish(self, space: Space) -> None:
         """Brings indexes up to date after the last shard of a run."""
 
+    def is_finished(self, space: Space) -> bool:
+        """Whether all indexes are there and up to date, as `finish` leaves them; told at once."""
+
     def nearest(
         self,
         space: str,

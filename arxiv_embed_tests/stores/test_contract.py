@@ -16,10 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arxiv_embed.checkpoint.lock import Locked
+from arxiv_embed.stores.lance import indexes as lance_indexes
 from arxiv_embed.stores.lance import place as lance_place
 from arxiv_embed.stores.lance import store as lance
 from arxiv_embed.stores.lance import tables as lance_tables
 from arxiv_embed.stores.lance.store import LanceStore
+from arxiv_embed.stores.postgres import indexes as postgres_indexes
 from arxiv_embed.stores.postgres import merge, schema, writer
 from arxiv_embed.stores.protocol import VECTORS, NewerStore, NoStore, StoreError, VectorStore, open_store
 from arxiv_embed_tests.stores.shard_rows import OTHER_SPACE, SPACE, Record, held, papers_held, shard_rows, write
@@ -416,3 +418,21 @@ def test_a_listed_shard_that_loses_a_paper_is_not_to_be_written_again(store: Vec
     store.write_shard(SPACE, "a", shard_rows("a", [Record("1")]), "of a", listed={"a", "b"})
     store.write_shard(SPACE, "b", shard_rows("b", [Record("1", "2021-01-01")]), "of b", listed={"a", "b"})
     assert set(store.shards(SPACE.fingerprint)) == {"a", "b"}
+
+
+def test_a_store_says_whether_its_indexes_are_up_to_date(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lance_indexes, "LEAST_ROWS", 100)
+    monkeypatch.setattr(postgres_indexes, "INDEX_FROM", 100)
+    store.finish(SPACE)
+    assert store.is_finished(SPACE)
+    assert store.spaces() == []  # to finish nothing begins no store
+    write(store, "a", Record("1"))
+    assert not store.is_finished(SPACE)
+    store.finish(SPACE)
+    with open_store(store.url) as another:
+        assert another.is_finished(SPACE)
+    write(store, "b", *(Record(f"b{n}", text=f"text {n}") for n in range(100)))  # now the vectors are to have one
+    assert not store.is_finished(SPACE)
+    store.finish(SPACE)
+    assert store.is_finished(SPACE)
+    assert store.is_finished(OTHER_SPACE)

@@ -45,18 +45,34 @@ def keep_indexes(table: Any) -> None:
     """Joins small files, forgets old versions and takes new rows into the indexes; builds those that are missing, and
     the vectors' anew where the table has outgrown it."""
     held = table.list_indices()
-    indexed = {column for index in held for column in index.columns}
-    for column, kind in COLUMNS.items():
-        if column not in indexed:
-            table.create_index(column, config=kind())
+    for column in _missing(table, held):
+        table.create_index(column, config=COLUMNS[column]())
     compact(table)
     rows = table.count_rows()
-    partitions = next((_partitions(index.name) for index in held if "vector" in index.columns), 0)
-    if rows >= max(LEAST_ROWS, OUTGROWN * PARTITION_ROWS * partitions):
+    if _is_outgrown(held, rows):
         for index in held:
             if "vector" in index.columns:
                 table.drop_index(index.name)
         _index_vectors(table, max(rows // PARTITION_ROWS, 1))
+
+
+def has_indexes(table: Any) -> bool:
+    """Whether `keep_indexes` has nothing to build, and no row to take into an index."""
+    held = table.list_indices()
+    if _missing(table, held) or _is_outgrown(held, table.count_rows()):
+        return False
+    return not any(table.index_stats(index.name).num_unindexed_rows for index in held)
+
+
+def _missing(table: Any, held: Sequence[Any]) -> list[str]:
+    """The columns that lack an index; a table of an older version may lack the column."""
+    indexed = {column for index in held for column in index.columns}
+    return [column for column in COLUMNS if column in table.schema.names and column not in indexed]
+
+
+def _is_outgrown(held: Sequence[Any], rows: int) -> bool:
+    partitions = next((_partitions(index.name) for index in held if "vector" in index.columns), 0)
+    return rows >= max(LEAST_ROWS, OUTGROWN * PARTITION_ROWS * partitions)
 
 
 def compact(table: Any) -> None:

@@ -18,7 +18,7 @@ from lancedb.query import MultiMatchQuery
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.stores.lance.difference import difference
 from arxiv_embed.stores.lance.filters import where
-from arxiv_embed.stores.lance.indexes import TEXT_COLUMNS, asked, compact, keep_indexes
+from arxiv_embed.stores.lance.indexes import TEXT_COLUMNS, asked, compact, has_indexes, keep_indexes
 from arxiv_embed.stores.lance.place import place_of
 from arxiv_embed.stores.lance.tables import FORMAT, FORMAT_KEY, SPACES_TABLE, Tables
 from arxiv_embed.stores.precedence import given_up, rivals, unlisted
@@ -181,6 +181,11 @@ class LanceStore:
         with self._tables.writing():
             keep_indexes(table)
             self._compact_shards()
+
+    def is_finished(self, space: Space) -> bool:
+        table = self._tables.get(_rows_of(space.fingerprint))
+        with self._tables.reading():
+            return table is None or has_indexes(table)
 
     def nearest(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import LiteralString
 
 from psycopg import errors as pg
 from psycopg import sql
@@ -25,6 +26,17 @@ MUCH = 0.1
 dimensions and 40,000 papers on two cores: 6 ms a paper one by one, 0.6 ms in a build."""
 
 
+OF_PAPERS: dict[str, LiteralString] = {
+    "words": "USING gin (words)",
+    "subjects": "USING gin (subjects)",
+    "published": "(published)",
+    "texts": "(text_sha256)",
+}
+"""Indexes of whole papers' rows, besides that of their vectors. Few papers of a category, or of some days, are found at
+once, where a walk through the vector index takes long to meet so many of them (20,000 papers, two cores: 3 ms and not
+60, 1 ms and not 240)."""
+
+
 def vector_index(space: str) -> sql.Identifier:
     return sql.Identifier("arxiv_embed", f"rows_{space}_vector")
 
@@ -43,27 +55,21 @@ def drop_for_bulk(connection: Connection, space: str, papers: int) -> None:
             connection.execute(sql.SQL("DROP INDEX {}").format(vector_index(space)))
 
 
-def build(connection: Connection, space: Space, papers: int) -> None:
+def build(connection: Connection, space: Space) -> None:
     """Builds what is missing. PostgreSQL keeps it up from then on."""
-    name, rows = space.fingerprint, rows_of(space.fingerprint)
-
-    def index(of: str, how: sql.Composable) -> sql.Composed:
-        return sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} {}").format(sql.Identifier(f"rows_{name}_{of}"), rows, how)
-
-    papers_alone = sql.SQL(" WHERE chunk_index = -1")
-    wanted = [
-        index("words", sql.SQL("USING gin (words)") + papers_alone),
-        # Few papers of a category, or of some days, are found at once, where a walk through the vector index takes
-        # long to meet so many of them (20,000 papers, two cores: 3 ms and not 60, 1 ms and not 240).
-        index("subjects", sql.SQL("USING gin (subjects)") + papers_alone),
-        index("published", sql.SQL("(published)") + papers_alone),
-        index("texts", sql.SQL("(text_sha256)") + papers_alone),
-    ]
+    rows = rows_of(space.fingerprint)
+    # By the writer's connection, which has the time that this takes before there is an index.
+    [(papers,)] = connection.execute(sql.SQL("SELECT count(*) FROM {} WHERE chunk_index = -1").format(rows)).fetchall()
+    kinds: dict[str, sql.Composable] = {of: sql.SQL(kind) for of, kind in OF_PAPERS.items()}
     if papers >= INDEX_FROM and space.dimensions <= WIDEST_HALFVEC:
         operators = sql.Identifier(f"{vector_type(space.dimensions)}_cosine_ops")
-        wanted.append(
-            index("vector", sql.SQL("USING hnsw (vector {}) WITH ({})").format(operators, HNSW) + papers_alone)
+        kinds["vector"] = sql.SQL("USING hnsw (vector {}) WITH ({})").format(operators, HNSW)
+    wanted = [
+        sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} {} WHERE chunk_index = -1").format(
+            sql.Identifier(f"rows_{space.fingerprint}_{of}"), rows, kind
         )
+        for of, kind in kinds.items()
+    ]
     memory = min(papers * (4 * space.dimensions + OF_A_PAPER), MOST_MEMORY)
     for statement in wanted:
         try:
@@ -73,6 +79,29 @@ def build(connection: Connection, space: Space, papers: int) -> None:
             # like that of a disk. A disk that is full says it again.
             _build(connection, statement, memory, "0")
     connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(rows))
+
+
+def is_built(connection: Connection, space: Space) -> bool:
+    """Whether `build` has nothing to build."""
+    if not _has(connection, rows_of(space.fingerprint)):
+        return True
+    names = (sql.Identifier("arxiv_embed", f"rows_{space.fingerprint}_{of}") for of in OF_PAPERS)
+    if not all(_has(connection, name) for name in names):
+        return False
+    if space.dimensions > WIDEST_HALFVEC or _has(connection, vector_index(space.fingerprint)):
+        return True
+    [(papers,)] = connection.execute(
+        sql.SQL("SELECT count(*) FROM (SELECT FROM {} WHERE chunk_index = -1 LIMIT %s) AS papers").format(
+            rows_of(space.fingerprint)
+        ),
+        [INDEX_FROM],
+    ).fetchall()
+    return bool(papers < INDEX_FROM)
+
+
+def _has(connection: Connection, name: sql.Identifier) -> bool:
+    [(there,)] = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name.as_string(connection)]).fetchall()
+    return bool(there)
 
 
 def _build(connection: Connection, statement: sql.Composed, memory: int, helpers: str | None = None) -> None:

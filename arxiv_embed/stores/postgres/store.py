@@ -15,7 +15,7 @@ from psycopg import sql
 
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.stores.postgres.conditions import CHUNKS, PAPERS, where
-from arxiv_embed.stores.postgres.indexes import build
+from arxiv_embed.stores.postgres.indexes import build, is_built
 from arxiv_embed.stores.postgres.merge import TO_BE_WRITTEN, merge
 from arxiv_embed.stores.postgres.reader import HoldsNothing, Reader
 from arxiv_embed.stores.postgres.rows import arrow_table, selected, storable
@@ -104,10 +104,14 @@ class PostgresStore:
         self._writer.change(remove)
 
     def finish(self, space: Space) -> None:
-        papers, rows = self.count(space.fingerprint)
-        if rows:
-            self._writer.change(lambda connection: build(connection, space, papers))
+        if space in self.spaces():
+            self._writer.change(lambda connection: build(connection, space))
         del self._added[space.fingerprint]
+
+    def is_finished(self, space: Space) -> bool:
+        with contextlib.suppress(HoldsNothing), self._reader.connection() as connection:
+            return is_built(connection, space)
+        return True
 
     def nearest(
         self,
