@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -66,6 +68,13 @@ def stored_rows(papers: pa.Table, vectors: pa.Table, *, space: str, shard: str, 
         columns[name] = papers[name].take(place)
     schema = row_schema(vectors.schema.field("vector").type.list_size)
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def vectors_in(rows: pa.Table) -> npt.NDArray[np.float32]:
+    """float32 [rows, dimensions]."""
+    column = rows["vector"].combine_chunks()
+    flat: npt.NDArray[np.float32] = pc.list_flatten(column).to_numpy(zero_copy_only=False)
+    return flat.astype(np.float32, copy=False).reshape(len(column), column.type.list_size)
 
 
 def _constant(value: str, count: int) -> pa.Array:

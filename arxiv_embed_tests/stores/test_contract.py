@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from arxiv_embed.stores.lance import tables as lance_tables
 from arxiv_embed.stores.lance.store import LanceStore
 from arxiv_embed.stores.postgres import indexes as postgres_indexes
 from arxiv_embed.stores.postgres import merge, schema, writer
-from arxiv_embed.stores.protocol import VECTORS, NewerStore, NoStore, StoreError, VectorStore, open_store
+from arxiv_embed.stores.protocol import VECTORS, Filters, NewerStore, NoStore, StoreError, VectorStore, open_store
 from arxiv_embed_tests.stores.shard_rows import OTHER_SPACE, SPACE, Record, held, papers_held, shard_rows, write
 
 if TYPE_CHECKING:
@@ -436,3 +437,11 @@ def test_a_store_says_whether_its_indexes_are_up_to_date(store: VectorStore, mon
     store.finish(SPACE)
     assert store.is_finished(SPACE)
     assert store.is_finished(OTHER_SPACE)
+
+
+def test_papers_that_are_gone_have_no_chunks(store: VectorStore) -> None:
+    """As when one that was found is rewritten before its chunks are asked for."""
+    write(store, "a", Record("1"))
+    vector = np.ones(SPACE.dimensions, np.float32)
+    assert store.chunks_of(SPACE.fingerprint, ["2"], vector) == []
+    assert store.nearest(SPACE.fingerprint, vector, 5, Filters(shard="\udce9"), chunks=False) == []

@@ -74,6 +74,7 @@ ALL = {record.id for record in RECORDS}
         ("cs' OR '1'='1", set()),
         ("cs') OR 1=1 --", set()),
         ('\x00\\"é', set()),
+        ("cs.\udce9", set()),
     ],
 )
 def test_a_category_is_one_or_a_whole_archive_and_nothing_else(

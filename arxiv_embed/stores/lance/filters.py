@@ -21,7 +21,7 @@ def where(kind: Expr, filters: Filters, columns: Collection[str]) -> str:
     conditions = [kind.to_sql()]
     if filters.category is not None:
         subjects = "subjects" if "subjects" in columns else DERIVED["subjects"]
-        conditions.append(f"array_has_any({subjects}, [{lit(filters.category.lower()).to_sql()}])")
+        conditions.append(f"array_has_any({subjects}, [{_literal(filters.category.lower()).to_sql()}])")
     if filters.since is not None:
         unknown = (col("published") == lit("")) & (col("updated") >= lit(filters.since))
         conditions.append(((col("published") >= lit(filters.since)) | unknown).to_sql())
@@ -32,5 +32,10 @@ def where(kind: Expr, filters: Filters, columns: Collection[str]) -> str:
     if filters.withdrawn is not None:
         conditions.append((col("withdrawn") == lit(filters.withdrawn)).to_sql())
     if filters.shard is not None:
-        conditions.append((col("shard") == lit(filters.shard)).to_sql())
+        conditions.append((col("shard") == _literal(filters.shard)).to_sql())
     return " AND ".join(f"({condition})" for condition in conditions)
+
+
+def _literal(text: str) -> Expr:
+    """Of any text: a terminal's stray bytes come as lone surrogates, which no column holds."""
+    return lit(text.encode("utf-8", "replace").decode())

@@ -31,7 +31,7 @@ from arxiv_embed.stores.protocol import (
     StoreError,
     WriteReport,
 )
-from arxiv_embed.stores.rows import row_schema
+from arxiv_embed.stores.rows import row_schema, vectors_in
 
 LONGEST_QUERY = 2_000
 """Characters of a full-text query that are used; what follows adds nothing to the ranking but time."""
@@ -221,8 +221,7 @@ class LanceStore:
             .where((col("chunk_index") != lit(PAPER_CHUNK)) & col("paper_id").isin(list(papers)))
             .select([*MATCHED, "vector"])
         )
-        vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
-        return sorted(_matches(rows, (vectors @ vector).tolist()), key=lambda match: -match.score)
+        return sorted(_matches(rows, (vectors_in(rows) @ vector).tolist()), key=lambda match: -match.score)
 
     def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]:
         if not ids:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, LiteralString
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pgvector import HalfVector, Vector
@@ -14,7 +13,7 @@ from psycopg import sql
 
 from arxiv_embed.stores.postgres.schema import vector_type
 from arxiv_embed.stores.postgres.server import Connection
-from arxiv_embed.stores.rows import row_schema
+from arxiv_embed.stores.rows import row_schema, vectors_in
 
 COPIED_ROWS = 2_000
 
@@ -74,13 +73,6 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_list(column.type):
         return [values and [storable(value) for value in values] for values in values]
     return values
-
-
-def vectors_in(rows: pa.Table) -> npt.NDArray[np.float32]:
-    """float32 [rows, dimensions]."""
-    column = rows["vector"].combine_chunks()
-    flat: npt.NDArray[np.float32] = pc.list_flatten(column).to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32, copy=False).reshape(len(column), column.type.list_size)
 
 
 def storable(text: str) -> str:
