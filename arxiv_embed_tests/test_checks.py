@@ -27,7 +27,7 @@ from arxiv_embed.checks import (
 from arxiv_embed.run import Run
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.lance.store import LanceStore
-from arxiv_embed.stores.protocol import Match, VectorStore
+from arxiv_embed.stores.protocol import Match, TooSlow, VectorStore
 from arxiv_embed_tests.conftest import EXAMPLES
 from arxiv_embed_tests.fake_pool import FakePool, vectors_of
 
@@ -257,3 +257,17 @@ def test_an_index_that_misses_neighbours_is_noticed(run: Run, monkeypatch: pytes
     found = run.finish_store()
     assert found is not None
     assert found.why == "the index finds 50.0% of the nearest papers"
+
+
+def test_a_store_that_cannot_compare_all_papers_in_time_fails_no_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest = LanceStore.nearest
+
+    def slow(store: LanceStore, *args: Any, exact: bool = False, **options: Any) -> list[Match]:
+        if exact:
+            raise TooSlow(store.url, "canceling statement due to statement timeout")
+        return nearest(store, *args, **options)
+
+    monkeypatch.setattr(LanceStore, "nearest", slow)
+    found = run.finish_store()
+    assert found is not None
+    assert (found.passed, found.numbers) == (True, {"papers": 0})

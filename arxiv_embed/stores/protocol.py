@@ -60,6 +60,16 @@ class StoreAway(StoreError):
         super().__init__(f"The store {masked(url)} {why} again; what was finished is saved.")
 
 
+class TooSlow(StoreError):
+    """It was asked what takes it longer than it may."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            f"The store {masked(url)} took too long to answer ({reason}): run `arxiv-embed run` again, which brings "
+            "its indexes up to date, or ask for less."
+        )
+
+
 @dataclass(frozen=True)
 class Filters:
     """`category` is one ("cs.LG") or a whole archive ("cs"); `since` and `until` are ISO dates, both included, of

@@ -23,7 +23,7 @@ from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.stores.postgres import indexes, merge, reader, rows, schema, words, writer
 from arxiv_embed.stores.postgres import store as postgres_store
 from arxiv_embed.stores.postgres.store import PostgresStore
-from arxiv_embed.stores.protocol import Filters, NoStore, StoreAway, StoreError, open_store
+from arxiv_embed.stores.protocol import Filters, NoStore, StoreAway, StoreError, TooSlow, open_store
 from arxiv_embed_tests.small_disk import grow, small_disk
 from arxiv_embed_tests.stores.shard_rows import SPACE, Record, held, papers_held, shard_rows, write
 
@@ -75,6 +75,7 @@ def test_what_is_no_database_says_what_to_do(postgres: PostgresServer) -> None:
             "postgresql://me:hunter2@host/papers?no=such": "is no URL of a PostgreSQL database: write it as",
             "postgresql://me:hunter2/x@host/papers": "is no URL of a PostgreSQL database: write it as",
             "postgresql://me:1/hunter2@host/papers": "is no URL of a PostgreSQL database: write it as",
+            "postgresql://me:x hunter2@host/papers": "is no URL of a PostgreSQL database: write it as",
             "postgresql://me:x@hunter2@host/papers": "is no URL of a PostgreSQL database: write it as",
         }.items():
             with pytest.raises(StoreError, match=said.replace("(", r"\(").replace(")", r"\)")) as refused:
@@ -227,7 +228,7 @@ def test_reading_has_an_end(store: PostgresStore, postgres: PostgresServer, monk
     blocked = psycopg.connect(store.url)
     blocked.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(schema.rows_of(F)))
     with blocked, open_store(store.url) as slow:
-        with pytest.raises(StoreError, match="took too long to answer") as refused:
+        with pytest.raises(TooSlow, match="took too long to answer") as refused:
             slow.count(F)
         one_sentence(refused.value)
 

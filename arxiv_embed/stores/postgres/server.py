@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from arxiv_embed.checkpoint.atomic import NoSpace, NotWritable
 from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.errors import ArxivEmbedError, masked
-from arxiv_embed.stores.protocol import StoreAway, StoreError
+from arxiv_embed.stores.protocol import StoreAway, StoreError, TooSlow
 
 Connection: TypeAlias = psycopg.Connection[TupleRow]
 
@@ -49,7 +49,7 @@ class Server:
     temporary tables: a pooler between must leave each of them its session."""
 
     def __init__(self, url: str) -> None:
-        self.name = masked(url)
+        self.name = masked("".join(url.split()))  # alone a URL is masked to its end, also beyond a space
         try:
             given = conninfo_to_dict(url)
         except psycopg.ProgrammingError:
@@ -112,10 +112,7 @@ class Server:
                     "write, or name another store."
                 )
             case pg.QueryCanceled():
-                return StoreError(
-                    f"The store {self.name} took too long to answer ({reason}): run `arxiv-embed run` again, which "
-                    "brings its indexes up to date, or ask for less."
-                )
+                return TooSlow(self.name, reason)
             case pg.LockNotAvailable() | pg.DeadlockDetected() | pg.SerializationFailure():
                 return Locked(f"The store {self.name}", f"another connection ({reason})")
         return StoreError(
