@@ -49,7 +49,7 @@ class Form:
         """How many papers are asked for; raises `Refusal`."""
         if not self.k:
             return USUAL_HITS
-        if not (self.k.isascii() and self.k.isdigit()) or not 1 <= int(self.k[:9]) <= MOST_HITS:
+        if not (self.k.isascii() and self.k.isdigit()) or not 1 <= int(self.k) <= MOST_HITS:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"'{self.k}' is no number of papers: give 1 to {MOST_HITS}.")
         return int(self.k)
 

@@ -150,6 +150,7 @@ def test_nothing_found_says_what_to_do(client: TestClient) -> None:
         ("/?q=x&k=1e9", 400, "give 1 to 100"),
         ("/?q=x&k=%D9%A1", 400, "give 1 to 100"),
         ("/?q=x&k=" + "9" * 300, 400, "give 1 to 100"),
+        ("/?q=x&k=0000000019999999", 400, "give 1 to 100"),
         ("/?q=x&withdrawn=perhaps", 400, "none of"),
         ("/?q=x&category=" + "a" * 101, 400, "That is no category"),
         ("/?like=nonsense", 400, "is no arXiv id"),
@@ -157,7 +158,7 @@ def test_nothing_found_says_what_to_do(client: TestClient) -> None:
         ("/nowhere", 404, "There is nothing at this address"),
         ("/static/nowhere.css", 404, "There is nothing at this address"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_what_cannot_be_answered_is_a_page_with_a_search_box(
     client: TestClient, address: str, status: int, said: str
