@@ -80,3 +80,11 @@ def test_braces_match_once_the_unmatched_are_gone(text: str) -> None:
     unmatched = unmatched_braces(text)
     kept = "".join(letter for place, letter in enumerate(text) if place not in unmatched)
     assert unmatched_braces(kept) == set()
+
+
+@pytest.mark.parametrize("opens", [r"\(", r"\["])
+def test_a_formula_that_is_not_closed_reaches_into_no_other(opens: str) -> None:
+    closes = {r"\(": r"\)", r"\[": r"\]"}[opens]
+    formula = f"{opens}a{closes}"
+    assert math_spans(f"{opens} and {formula}") == [(7, 12)]
+    assert math_spans(100_000 * opens) == []  # as fast as any other text
