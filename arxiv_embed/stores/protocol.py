@@ -74,7 +74,7 @@ class TooSlow(StoreError):
 class Filters:
     """`category` is one ("cs.LG") or a whole archive ("cs"); `since` and `until` are ISO dates, both included, of
     publication where known; `withdrawn` says whether those alone or the others alone; `shard` is the one that the
-    papers came from. Raises `ArxivEmbedError` for what is no day."""
+    papers came from. Raises `ArxivEmbedError` for what is no day, and for two in the wrong order."""
 
     category: str | None = None
     since: str | None = None
@@ -86,6 +86,8 @@ class Filters:
         for name, day in (("since", self.since), ("until", self.until)):
             if day is not None and not _is_day(day):
                 raise ArxivEmbedError(f"{name} '{day}' is no day: write it as 2024-01-31.")
+        if self.since and self.until and self.since > self.until:
+            raise ArxivEmbedError(f"Nothing is published from {self.since} until {self.until}: exchange the two days.")
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,11 @@ class Service:
         begun = time.perf_counter()
         if not query.strip():
             raise Refusal(HTTPStatus.BAD_REQUEST, "The query is empty: give a few words to look for.")
-        _check(filters)
         hits = self.searcher.search(query, k, filters)
         return Found(hits, time.perf_counter() - begun)
 
     def similar(self, paper: StoredPaper, k: int, filters: Filters) -> Found:
         begun = time.perf_counter()
-        _check(filters)
         hits = self.searcher.neighbours(paper.paper_id, k, filters)
         return Found(hits, time.perf_counter() - begun)
 
@@ -62,11 +60,3 @@ class Service:
                 HTTPStatus.NOT_FOUND, f"The store holds no paper {paper_id.strip()}: search for its title instead."
             )
         return paper
-
-
-def _check(filters: Filters) -> None:
-    if filters.since and filters.until and filters.since > filters.until:
-        raise Refusal(
-            HTTPStatus.BAD_REQUEST,
-            f"Nothing is published from {filters.since} until {filters.until}: exchange the two days.",
-        )
