@@ -105,6 +105,8 @@ def _safe(text: str) -> str:
             left = token[-1] == "{"
             name = ("lbrace" if left else "rbrace") if last in formulas else f"textbrace{'left' if left else 'right'}"
             return f"\\{name}{{}}" if len(token) == 2 else ""
+        if token == r"\\" and text[found.end() : found.end() + 1] in ("", "{", "}"):
+            return r"\\ "  # there, readers of BibTeX may take its second stroke for the brace's
         if len(token) == 2 or token in "{}" or (last in formulas and token != "%"):
             return token
         return {"^": r"\^{}", "\\": r"\textbackslash{}"}.get(token, f"\\{token}")

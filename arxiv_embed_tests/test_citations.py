@@ -137,6 +137,7 @@ def test_a_paper_without_authors_and_categories_has_neither_field() -> None:
         (r"Sets $\{1, 2$", r"Sets $\lbrace{}1, 2$"),
         (r"Sets $\{1\}$", r"Sets $\{1\}$"),
         ("Ends in \\", r"Ends in \textbackslash{}"),
+        (r"Lines\\{that} {break}\\", r"Lines\\ {that} {break}\\ "),
         ('K"uhn said "yes"', 'K"uhn said "yes"'),
         ("多項式の零点", "多項式の零点"),
     ],
