@@ -14,6 +14,9 @@ from arxiv_embed.web.forms import Form
 from arxiv_embed.web.marking import excerpt, rendered
 
 LONG_AUTHORS = 240
+LONG_QUERY = 2_000
+"""Beyond so many characters a query is not repeated with every category: a page of a hundred papers was 13 MB."""
+
 BETWEEN_TITLE_AND_ABSTRACT = 2
 """Characters of a paper's text."""
 
@@ -25,6 +28,8 @@ EXPLANATION = (
 
 @dataclass(frozen=True)
 class CategoryLink:
+    """`address` is that of the same search in it alone; "" for a long query."""
+
     name: str
     title: str
     address: str
@@ -74,7 +79,10 @@ def shown(hit: Hit, form: Form) -> ShownHit:
         more_authors=more,
         date=paper.published or paper.updated,
         categories=tuple(
-            CategoryLink(name, CATEGORY_NAMES.get(name, name), form.address(category=name)) for name in paper.categories
+            CategoryLink(
+                name, CATEGORY_NAMES.get(name, name), form.address(category=name) if len(form.q) <= LONG_QUERY else ""
+            )
+            for name in paper.categories
         ),
         withdrawn=paper.withdrawn,
         abstract=rendered(paper.abstract, start, end, low, high),

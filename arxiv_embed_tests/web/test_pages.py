@@ -118,6 +118,14 @@ def test_filters_narrow_a_search_and_can_be_taken_back(
     assert chosen == ["/?q=graphs"] * len(filters)
 
 
+def test_a_long_query_is_not_repeated_with_every_paper(client: TestClient) -> None:
+    query = "x" * 50_000
+    answer = client.get("/", params={"q": query}).text
+    assert len(re.findall('class="hit"', answer)) == len(ALL)
+    assert '<span title="Combinatorics">math.CO</span>' in answer
+    assert answer.count(query) == 1
+
+
 def test_so_many_papers_as_are_asked_for(client: TestClient) -> None:
     assert len(found(client, q="graphs", k="2")) == 2
 
