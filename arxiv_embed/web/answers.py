@@ -57,6 +57,8 @@ def _what_is_wrong(found: Mapping[str, Any]) -> str:
     """What pydantic says of one value, and which."""
     if found["type"] == "json_invalid":
         return "the body is no JSON"
+    if found["type"] == "model_attributes_type":
+        return "the body is no JSON object, or is not sent as content-type: application/json"
     place = found["loc"][:2][-1]  # what follows are the types that the value may have
     return f"{place}: {found['msg'].removeprefix('Value error, ')}"
 
@@ -88,6 +90,7 @@ def add_answers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def refused_by_framework(request: Request, error: HTTPException) -> Response:
         sentences = {
+            HTTPStatus.BAD_REQUEST: "The body cannot be read: send a JSON object in UTF-8, as /api shows.",
             HTTPStatus.NOT_FOUND: "There is nothing at this address: start from the search page.",
             HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that method: see /api.",
         }

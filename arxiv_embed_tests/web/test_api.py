@@ -147,6 +147,18 @@ def test_any_body_has_an_answer(client: TestClient, body: bytes, status: int) ->
     assert status == 200 or answer.json()["status"] == status
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (b'{"q": "graphs"}', "application/x-www-form-urlencoded", "not sent as content-type: application/json"),
+        (b"[]", "application/json", "the body is no JSON object"),
+        (b'{"q": "\xff"}', "application/json", "send a JSON object in UTF-8"),
+    ],
+)
+def test_a_body_that_cannot_be_read_says_how_to_send_it(client: TestClient, body: bytes, kind: str, said: str) -> None:
+    assert said in client.post("/api/search", content=body, headers={"content-type": kind}).json()["error"]
+
+
 def test_a_body_that_does_not_say_how_large_it_is_is_read_so_far_and_no_further(client: TestClient) -> None:
     pieces = (b" " * 100_000 for _ in range(100))
     answer = client.post("/api/search", content=pieces, headers={"content-type": "application/json"})
