@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 
@@ -18,3 +23,33 @@ def test_each_failure_that_is_documented_names_a_test_that_there_is(row: str) ->
     assert found, row
     for file, test in found:
         assert f"def {test}(" in (REPOSITORY / "arxiv_embed_tests" / file).read_text()
+
+
+def test_whatever_the_package_imports_is_a_dependency() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    declared = {name for requirement in project["dependencies"] for name in _required(requirement)}
+    owners = packages_distributions()
+    for file in sorted((REPOSITORY / "arxiv_embed").rglob("*.py")):
+        for name in _imported(file) - sys.stdlib_module_names - {"arxiv_embed"}:
+            assert declared & {_normalized(owner) for owner in owners.get(name, [name])}, f"{file} imports {name}"
+
+
+def _imported(file: Path) -> set[str]:
+    """The first names of what a module imports, wherever in it."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def _required(requirement: str) -> list[str]:
+    """The package, and those of its extras that are packages of their own, as psycopg-pool."""
+    name, extras = re.match(r"([\w-]+)(?:\[([\w,]+)\])?", requirement).groups()  # type: ignore[union-attr]
+    return [name, *(f"{name}-{extra}" for extra in (extras or "").split(",") if extra)]
+
+
+def _normalized(name: str) -> str:
+    return name.lower().replace("_", "-")
