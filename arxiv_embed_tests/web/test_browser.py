@@ -265,6 +265,13 @@ def test_a_phone_shows_all_within_its_width(opened: Opened) -> None:
         assert is_within_its_width(opened(address, **phone)), address
 
 
+@pytest.mark.parametrize("place", [".title", ".authors", ".abstract"])
+def test_a_formula_wider_than_a_phone_is_scrolled_and_not_the_page(opened: Opened, place: str) -> None:
+    page = opened(f"/?q={QUERY}", viewport={"width": 360, "height": 740})
+    page.locator(place).first.evaluate("place => place.innerHTML = `<math>${'<mi>M</mi>'.repeat(90)}</math>`")
+    assert is_within_its_width(page)
+
+
 @pytest.mark.parametrize(
     ("address", "status", "said"),
     [
