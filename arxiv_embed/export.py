@@ -189,7 +189,14 @@ def _draft_for(target: Path, *, is_file: bool, needed: int) -> Iterator[Path]:
 
 
 def _move_all(draft: Path, target: Path) -> None:
-    """Each under its name, the description of them all last."""
-    for entry in sorted(draft.iterdir(), key=lambda entry: (entry.name == SPACES, entry.name)):
-        os.rename(entry, target / entry.name)  # noqa: PTH104 - os's functions, as tests record every step there
-    sync_folder(target)
+    """Each under its name, the description of them all last; back again where that is interrupted."""
+    entries = sorted(draft.iterdir(), key=lambda entry: (entry.name == SPACES, entry.name))
+    try:
+        for entry in entries:
+            os.rename(entry, target / entry.name)  # noqa: PTH104 - os's functions, as tests record every step there
+        sync_folder(target)
+    except BaseException:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                os.rename(target / entry.name, entry)  # noqa: PTH104
+        raise

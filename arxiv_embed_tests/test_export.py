@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -208,6 +209,22 @@ def test_an_export_that_is_interrupted_leaves_nothing(tmp_path: Path, form: Form
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
     assert not (tmp_path / "new" / "out").exists()
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_an_export_that_is_interrupted_when_its_files_get_their_names_leaves_nothing(
+    store: LanceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed, faults = os.rename, [KeyboardInterrupt()]
+
+    def interrupted(one: Path, other: Path) -> None:
+        if other == tmp_path / "out" / "spaces.json" and faults:
+            raise faults.pop()
+        renamed(one, other)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_store(store, store.spaces(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_export_that_is_killed_leaves_no_file_that_looks_whole_and_is_said_to_be(
