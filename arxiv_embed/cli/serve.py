@@ -38,7 +38,7 @@ def serve(
     Example: arxiv-embed serve --port 8780
     """
     from arxiv_embed.web.application import create_app
-    from arxiv_embed.web.server import address_of, listening
+    from arxiv_embed.web.server import address_of, is_open, listening
     from arxiv_embed.web.server import serve as serve_app
 
     console = open_console()
@@ -53,6 +53,8 @@ def serve(
         app = create_app(searcher)
         app.state.service.catalog.contents()
         say(console, f"{plural(papers, 'paper')} of {searcher.store.url} by {searcher.space.model}")
+        if is_open(bound):
+            say(console, "Open to other machines: whoever reaches this port may search, without a password.")
         say(console, f"Search page and API: {address_of(bound)} (Ctrl-C ends it)")
         try:
             serve_app(app, bound)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 
 import uvicorn
 from fastapi import FastAPI
@@ -41,6 +42,11 @@ def address_of(bound: socket.socket) -> str:
     """As a browser takes it."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def is_open(bound: socket.socket) -> bool:
+    """Whether other machines may reach it."""
+    return not ip_address(bound.getsockname()[0]).is_loopback
 
 
 def serve(app: FastAPI, bound: socket.socket) -> None:

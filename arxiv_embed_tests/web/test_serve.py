@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
+from arxiv_embed.web.server import is_open, listening
 from arxiv_embed_tests.cli.commands import TIMEOUT, arxiv_embed, start
 from arxiv_embed_tests.web.served import address_said
 
@@ -79,6 +80,24 @@ def test_a_server_with_a_client_that_stays_ends_all_the_same(server: subprocess.
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=TIMEOUT)
     assert server.returncode == 130
+
+
+@pytest.mark.parametrize(("host", "is_said"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_a_place_that_other_machines_reach_is_known(host: str, is_said: bool) -> None:
+    with listening(host, 0) as bound:
+        assert is_open(bound) == is_said
+
+
+def test_who_may_search_is_said_where_other_machines_may(home: Path) -> None:
+    server = start(home, "serve", "--port", "0", "--host", "0.0.0.0")
+    try:
+        assert server.stdout is not None
+        _, said, address = (server.stdout.readline() for _ in range(3))
+    finally:
+        server.kill()
+        server.communicate()
+    assert said.startswith("Open to other machines: whoever reaches this port may search")
+    assert address.startswith("Search page and API: http://0.0.0.0:")
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
