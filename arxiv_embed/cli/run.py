@@ -112,7 +112,7 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
             failed = plural(plan.failed_papers, "paper")
             say(console, f"{failed} failed before (`arxiv-embed status --failures`): --resume tries them again")
         if not plan.is_finished:
-            say(console, "Its indexes are not up to date, as the run before was ended: bringing them so …")
+            say(console, "Its indexes are not up to date: building what is missing …")
             with open_store(options.store) as store:
                 store.finish(plan.space)
         return DONE
