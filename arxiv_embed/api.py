@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 KEPT_OPEN = 4
 
+MOST_PAPERS = 10_000
+"""Of one search."""
+
 _opening = threading.Lock()
 _kept: dict[tuple[Path, str, str | None, str], Searcher] = {}
 
@@ -50,8 +53,8 @@ def search(
 
     if (query is None) == (like is None):
         raise ArxivEmbedError("Give a query or the id of a paper as `like`, one of the two.")
-    if k < 1:
-        raise ArxivEmbedError(f"k is {k}: ask for 1 paper or more.")
+    if not 1 <= k <= MOST_PAPERS:
+        raise ArxivEmbedError(f"k is {k}: ask for 1 to {MOST_PAPERS:,} papers.")
     filters = Filters(category, since, until, withdrawn)
     searcher = _searcher(store, space)
     return searcher.search(query or "", k, filters) if like is None else searcher.neighbours(like, k, filters)

@@ -110,7 +110,7 @@ def test_neighbours_of_a_paper_are_found_by_any_writing_of_its_id(sample: Path) 
     [
         ({}, "Give a query or the id of a paper as `like`, one of the two"),
         ({"query": "a", "like": PEBBLES}, "one of the two"),
-        ({"query": "a", "k": 0}, "k is 0: ask for 1 paper or more"),
+        ({"query": "a", "k": 0}, "k is 0: ask for 1 to 10,000 papers"),
         ({"query": "a", "since": "2007"}, "since '2007' is no day: write it as 2024-01-31"),
         ({"query": "a", "until": "2007-02-30"}, "until '2007-02-30' is no day"),
         ({"query": "a", "since": "2007-02-02", "until": "2007-02-01"}, "exchange the two days"),

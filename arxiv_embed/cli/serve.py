@@ -38,8 +38,7 @@ def serve(
     Example: arxiv-embed serve --port 8780
     """
     from arxiv_embed.web.application import create_app
-    from arxiv_embed.web.server import address_of, is_open, listening
-    from arxiv_embed.web.server import serve as serve_app
+    from arxiv_embed.web.server import PageServer, address_of, is_open, listening
 
     console = open_console()
     settings = settings_from_environment()
@@ -55,10 +54,9 @@ def serve(
         say(console, f"{plural(papers, 'paper')} of {searcher.store.url} by {searcher.space.model}")
         if is_open(bound):
             say(console, "Open to other machines: whoever reaches this port may search, without a password.")
+        server = PageServer(app)
         say(console, f"Search page and API: {address_of(bound)} (Ctrl-C ends it)")
-        try:
-            serve_app(app, bound)
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-        finally:
-            say(console, "Ended.")
+        server.run(sockets=[bound])
+        say(console, "Ended.")
+    if server.interrupted:
+        raise typer.Exit(INTERRUPTED)

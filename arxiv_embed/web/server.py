@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
+from collections.abc import Iterator
 from ipaddress import ip_address
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -49,19 +53,35 @@ def is_open(bound: socket.socket) -> bool:
     return not ip_address(bound.getsockname()[0]).is_loopback
 
 
-def serve(app: FastAPI, bound: socket.socket) -> None:
-    """Answers until the process is interrupted, which it raises as `KeyboardInterrupt` when all is closed."""
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        h11_max_incomplete_event_size=LONGEST_HEAD,
-        ws="none",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    uvicorn.Server(config).run(sockets=[bound])
+class PageServer(uvicorn.Server):
+    """`run` answers until SIGINT or SIGTERM, which end it in order from the moment it is made; further ones change
+    nothing. `interrupted` says that it was SIGINT."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                h11_max_incomplete_event_size=LONGEST_HEAD,
+                ws="none",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+        self.interrupted = False
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ending, self._end)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted |= number == signal.SIGINT
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn's own way takes them later, and gives them to the process once more at its end."""
+        yield
 
 
 def _reason(error: Exception) -> str:

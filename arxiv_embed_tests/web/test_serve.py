@@ -82,6 +82,19 @@ def test_a_server_with_a_client_that_stays_ends_all_the_same(server: subprocess.
     assert server.returncode == 130
 
 
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_it_ends_in_order_however_early_and_often_it_is_told_to(
+    server: subprocess.Popen[str], ending: signal.Signals, code: int
+) -> None:
+    address_said(server)
+    for _ in range(5):
+        server.send_signal(ending)
+    printed, _ = server.communicate(timeout=TIMEOUT)
+    assert server.returncode == code, printed
+    assert printed.splitlines()[-1] == "Ended."
+    assert "Traceback" not in printed
+
+
 @pytest.mark.parametrize(("host", "is_said"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
 def test_a_place_that_other_machines_reach_is_known(host: str, is_said: bool) -> None:
     with listening(host, 0) as bound:
