@@ -161,13 +161,17 @@ def test_a_store_that_is_gone_since_the_run_was_planned_is_not_begun_anew(
     options: RunOptions, settings: Settings, tmp_path: Path
 ) -> None:
     embed_first(options, settings, "first")
-    with Run(options, settings, "second") as run:
-        run.start(["second.jsonl"])
-        run.read("second.jsonl")
-        run.embed("second.jsonl")
-        shutil.move(options.store, tmp_path / "elsewhere")
-        with pytest.raises(StoreAway, match="was there and is gone"):
+
+    def all_steps() -> None:
+        with Run(options, settings, "second") as run:
+            run.start(["second.jsonl"])
+            run.read("second.jsonl")
+            run.embed("second.jsonl")
+            shutil.move(options.store, tmp_path / "elsewhere")
             run.store("second.jsonl")
+
+    with pytest.raises(StoreAway, match="was there and is gone"):
+        all_steps()
     assert not Path(options.store).exists()
 
 
