@@ -15,7 +15,8 @@ from arxiv_embed.checkpoint.store import Checkpoint
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.stores.protocol import PAPER_CHUNK, Filters, TooSlow, VectorStore
-from arxiv_embed.vectors import NORM_TOLERANCE, matrix_of, of_whole_papers, squared_lengths
+from arxiv_embed.stores.rows import vectors_in
+from arxiv_embed.vectors import NORM_TOLERANCE, of_whole_papers, squared_lengths
 
 Vector = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Mapping[int, Vector]]
@@ -160,7 +161,7 @@ def check_index(store: VectorStore, embeddings: Checkpoint, space: Space) -> Che
     of_papers = of_whole_papers(embeddings.tables["vectors"])
     begun = time.monotonic()
     recalls: list[float] = []
-    for vector in matrix_of(of_papers.take(_spread(of_papers.num_rows, RECALL_PAPERS))):
+    for vector in vectors_in(of_papers.take(_spread(of_papers.num_rows, RECALL_PAPERS))):
         try:
             recalls.append(_recall(store, space, vector))
         except TooSlow:  # to compare all papers, which no search does; that they are stored is no less true
@@ -240,14 +241,14 @@ def _sound(vectors: pa.Table, dimensions: int) -> CheckResult:
     found = vectors.schema.field("vector").type.list_size
     if found != dimensions:
         return CheckResult(SOUND, f"vectors have {found} dimensions and not {dimensions}", {"dimensions": found})
-    norms = np.sqrt(squared_lengths(matrix_of(vectors)))
+    norms = np.sqrt(squared_lengths(vectors_in(vectors)))
     off = int(np.count_nonzero(~(np.abs(norms - 1.0) <= NORM_TOLERANCE)))  # what is not finite compares false
     numbers = {"vectors": len(norms), "dimensions": found, "longest off unit": _longest_off(norms)}
     return CheckResult(SOUND, f"{off} vectors are not finite or not of unit length" if off else "", numbers)
 
 
 def _apart(of_papers: pa.Table) -> CheckResult:
-    sample = matrix_of(of_papers.take(_spread(of_papers.num_rows, SAMPLE)))
+    sample = vectors_in(of_papers.take(_spread(of_papers.num_rows, SAMPLE)))
     count = len(sample)
     if count < LEAST_SAMPLE:
         return CheckResult(APART, "", {"papers compared": count})

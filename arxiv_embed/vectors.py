@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from arxiv_embed.gpu.outcomes import EncodedPaper
 from arxiv_embed.stores.protocol import PAPER_CHUNK
+from arxiv_embed.stores.rows import vectors_in
 
 NORM_TOLERANCE = 1e-3
 
@@ -90,17 +91,12 @@ def sound_ones(vectors: pa.Table, dimensions: int) -> pa.Table:
     starts = np.flatnonzero(np.diff(texts, prepend=-1))
     place = np.arange(len(texts)) - np.repeat(starts, np.diff(starts, append=len(texts)))
     start, end = vectors["start_char"].to_numpy(), vectors["end_char"].to_numpy()
-    sound = np.abs(np.sqrt(squared_lengths(matrix_of(vectors))) - 1.0) <= NORM_TOLERANCE  # false for what is not finite
+    sound = (
+        np.abs(np.sqrt(squared_lengths(vectors_in(vectors))) - 1.0) <= NORM_TOLERANCE
+    )  # false for what is not finite
     sound &= vectors["chunk_index"].to_numpy() == place + PAPER_CHUNK
     sound &= (start >= 0) & (start <= end) & (end <= end[starts][texts]) & (vectors["tokens"].to_numpy() >= 0)
     return vectors.filter(pa.array(np.logical_and.reduceat(sound, starts)[texts]))
-
-
-def matrix_of(vectors: pa.Table) -> npt.NDArray[np.float32]:
-    """The vectors, float32 [rows, dimensions]."""
-    column = vectors["vector"].combine_chunks()
-    matrix: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-    return matrix
 
 
 def squared_lengths(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
