@@ -22,12 +22,9 @@ from arxiv_embed_tests.web.served import address_said
 
 
 @pytest.fixture
-def home(tmp_path: Path, small_folder: Path, tiny_model: Path) -> Path:
-    """A store of eleven real papers."""
-    home = tmp_path / "home"
-    run = ("run", "--metadata-dir", small_folder, "--model", tiny_model, "--devices", "cpu:1")
-    assert arxiv_embed(home, *run).returncode == 0
-    return home
+def home(sample_home: Path) -> Path:
+    """With a store of 300 real papers."""
+    return sample_home
 
 
 @pytest.fixture
