@@ -204,38 +204,31 @@ class LanceStore:
         table = self._open(space)
         if not text.strip():
             return []
-        found = self._tables.read(
-            table.search(MultiMatchQuery(text[:LONGEST_QUERY], list(TEXT_COLUMNS)), query_type="fts")
-            .where(where(col("chunk_index") == lit(PAPER_CHUNK), filters, table.schema.names))
-            .select([*MATCHED, "_score"])
-            .limit(limit)
-        )
+        query = table.search(MultiMatchQuery(text[:LONGEST_QUERY], list(TEXT_COLUMNS)), query_type="fts")
+        if filters != Filters():  # only whole papers' rows have text: a condition more is time for nothing
+            query = query.where(where(col("chunk_index") == lit(PAPER_CHUNK), filters, table.schema.names))
+        found = self._tables.read(query.select([*MATCHED, "_score"]).limit(limit))
         return _matches(found, found["_score"].to_pylist())
 
     def chunks_of(self, space: str, papers: Sequence[str], vector: npt.NDArray[np.float32]) -> list[Match]:
         if not papers:
             return []
-        rows = self._tables.read(
-            self._open(space)
-            .search()
-            .where((col("chunk_index") != lit(PAPER_CHUNK)) & col("paper_id").isin(list(papers)))
-            .select([*MATCHED, "vector"])
-        )
+        rows = self._rows_of_papers(self._open(space), papers, [*MATCHED, "vector"])
+        rows = rows.filter(pc.not_equal(rows["chunk_index"], PAPER_CHUNK))
         return sorted(_matches(rows, (vectors_in(rows) @ vector).tolist()), key=lambda match: -match.score)
 
     def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]:
         if not ids:
             return {}
         table = self._open(space)
-        held = set(table.schema.names)
-        found = self._tables.read(
-            table.search()
-            .where((col("chunk_index") == lit(PAPER_CHUNK)) & col("paper_id").isin(list(ids)))
-            .select([field.name for field in fields(StoredPaper) if field.name in held])
-        )
-        return {
-            row["paper_id"]: StoredPaper(**{**row, "categories": tuple(row["categories"])}) for row in found.to_pylist()
-        }
+        names = [field.name for field in fields(StoredPaper) if field.name in table.schema.names]
+        rows = self._rows_of_papers(table, ids, ["chunk_index", *names])
+        found = rows.filter(pc.equal(rows["chunk_index"], PAPER_CHUNK)).select(names).to_pylist()
+        return {row["paper_id"]: StoredPaper(**{**row, "categories": tuple(row["categories"])}) for row in found}
+
+    def _rows_of_papers(self, table: Any, papers: Sequence[str], names: list[str]) -> pa.Table:
+        """Whole papers' and chunks': to tell them apart by another index takes longer than to read a few rows more."""
+        return self._tables.read(table.search().where(col("paper_id").isin(list(papers))).select(names))
 
     def vectors_of_texts(self, space: str, texts: Sequence[str]) -> pa.Table:
         table = self._tables.get(_rows_of(space))

@@ -22,7 +22,7 @@ SESSION = """
     SET statement_timeout = '60s';
     SET lock_timeout = '20s';
     SET jit = off;
-    SET hnsw.ef_search = 200;
+    SET hnsw.ef_search = 300;
     SET hnsw.iterative_scan = strict_order;
     SET hnsw.max_scan_tuples = 50000;
 """

@@ -21,7 +21,7 @@ from arxiv_embed.stores.postgres.reader import HoldsNothing, Reader
 from arxiv_embed.stores.postgres.rows import arrow_table, selected, storable
 from arxiv_embed.stores.postgres.schema import rows_of, vector_type
 from arxiv_embed.stores.postgres.server import Connection, Server
-from arxiv_embed.stores.postgres.words import MOST_RANKED, words_of
+from arxiv_embed.stores.postgres.words import MOST_RANKED, Vocabulary
 from arxiv_embed.stores.postgres.writer import Writer
 from arxiv_embed.stores.protocol import (
     VECTORS,
@@ -34,7 +34,7 @@ from arxiv_embed.stores.protocol import (
 from arxiv_embed.stores.rows import row_schema
 
 SCAN_ROWS = 4_096
-LEAST_CANDIDATES, MOST_CANDIDATES = 200, 1_000
+LEAST_CANDIDATES, MOST_CANDIDATES = 300, 1_000
 """How many pgvector keeps in mind while it walks through an HNSW index."""
 
 FOUND = sql.SQL("paper_id, chunk_index, start_char, end_char")
@@ -49,6 +49,7 @@ class PostgresStore:
         self._reader = Reader(self._server)
         self._writer = Writer(self._server)
         self._added: Counter[str] = Counter()
+        self._vocabulary = Vocabulary()
         with contextlib.suppress(NoStore) if create else contextlib.nullcontext():
             self._reader.look()
         self._writer.was_there = self._reader.was_there
@@ -152,7 +153,7 @@ class PostgresStore:
         ).format(found=FOUND, rows=rows_of(space), where=condition)
         found: list[tuple[Any, ...]] = []
         with self._reader.connection() as connection:
-            asked = words_of(connection, space, text)
+            asked = self._vocabulary.words_of(connection, space, text)
             given |= {"words": list(asked.words), "worth": list(asked.worth), "limit": limit, "most": MOST_RANKED}
             for selecting in asked.selections():
                 found = connection.execute(query, {**given, "selecting": selecting}).fetchall()

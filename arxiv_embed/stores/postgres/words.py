@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from arxiv_embed.stores.postgres.server import Connection
 
 LONGEST_QUERY = 2_000
 """Characters of a query that are used; what follows adds nothing to the ranking but time."""
+KNOWN_SECONDS = 60.0
 MOST_WORDS = 16
 """The rarest of a query; each is looked for in every paper that is ranked."""
 MOST_RANKED = 1_000
@@ -40,13 +42,22 @@ class Words:
             yield " | ".join(self.words)
 
 
-def words_of(connection: Connection, space: str, text: str) -> Words:
-    """The words of any text, brought to their stems; none where it has nothing but stop words."""
-    found = connection.execute(
-        "SELECT lexeme FROM unnest(to_tsvector('pg_catalog.english', %s))", [storable(text[:LONGEST_QUERY])]
-    ).fetchall()
-    shares, papers = _statistics(connection, space)
-    return ranked([lexeme for (lexeme,) in found], shares, papers)
+class Vocabulary:
+    """What a store's statistics say of its words, asked once a minute; many threads may share it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, dict[str, float], float]] = {}
+
+    def words_of(self, connection: Connection, space: str, text: str) -> Words:
+        """The words of any text, brought to their stems; none where it has nothing but stop words."""
+        found = connection.execute(
+            "SELECT lexeme FROM unnest(to_tsvector('pg_catalog.english', %s))", [storable(text[:LONGEST_QUERY])]
+        ).fetchall()
+        asked, shares, papers = self._known.get(space, (0.0, {}, 0.0))
+        if not papers or time.monotonic() - asked > KNOWN_SECONDS:
+            shares, papers = _statistics(connection, space)
+            self._known[space] = time.monotonic(), shares, papers
+        return ranked([lexeme for (lexeme,) in found], shares, papers)
 
 
 def ranked(lexemes: Sequence[str], shares: Mapping[str, float], papers: float) -> Words:
