@@ -6,7 +6,7 @@ import re
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 from pydantic.json_schema import SkipJsonSchema
 
 LONGEST_QUERY = 100_000
@@ -72,7 +72,7 @@ class QuestionBody(BaseModel):
     category: Annotated[str | None, _CATEGORY] = None
     since: Annotated[Day | None, _SINCE] = None
     until: Annotated[Day | None, _UNTIL] = None
-    withdrawn: Annotated[bool | None, _WITHDRAWN] = None
+    withdrawn: Annotated[StrictBool | None, _WITHDRAWN] = None
 
 
 class PaperAnswer(BaseModel):
