@@ -47,6 +47,7 @@ def _what_next(home: str) -> str:
     workspace = shown(in_checkout(".", "demo") / "workspace.yaml")
     return f"""Where to look next:
   ARXIV_EMBED_HOME={home} {programs}/arxiv-embed search "your own words"
+  ARXIV_EMBED_HOME={home} {programs}/arxiv-embed serve
   ARXIV_EMBED_HOME={home} {programs}/arxiv-embed status
   ARXIV_EMBED_HOME={home} ARXIV_EMBED_METADATA_DIR={sample} {programs}/dagster dev -w {workspace}
   {programs}/arxiv-embed run --metadata-dir YOUR_FOLDER"""
