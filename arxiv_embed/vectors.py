@@ -10,26 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arxiv_embed.gpu.outcomes import EncodedPaper
-from arxiv_embed.stores.protocol import PAPER_CHUNK
-from arxiv_embed.stores.rows import vectors_in
+from arxiv_embed.stores.protocol import PAPER_CHUNK, VECTORS
+from arxiv_embed.stores.rows import row_schema, vectors_in
 
 NORM_TOLERANCE = 1e-3
 
 
 def vectors_schema(dimensions: int) -> pa.Schema:
     """One row a vector; a paper's rows stand together, the whole paper's first."""
-    return pa.schema(
-        [
-            ("paper_id", pa.string()),
-            ("chunk_index", pa.int32()),
-            ("start_char", pa.int32()),
-            ("end_char", pa.int32()),
-            ("tokens", pa.int32()),
-            ("cut_tokens", pa.int32()),
-            ("vector", pa.list_(pa.float32(), dimensions)),
-            ("text_sha256", pa.string()),
-        ]
-    )
+    rows = row_schema(dimensions)
+    return pa.schema([rows.field(name) for name in VECTORS])
 
 
 def of_whole_papers(vectors: pa.Table) -> pa.Table:
