@@ -92,10 +92,17 @@ class Filters:
 
 @dataclass(frozen=True)
 class Match:
-    """A row found: higher scores are better; `start` and `end` are its chunk's characters in the paper's text."""
+    """A paper that a question found: higher scores are better."""
 
     paper_id: str
-    chunk_index: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk found: `start` and `end` are its characters in the paper's text."""
+
+    paper_id: str
     start: int
     end: int
     score: float
@@ -178,15 +185,18 @@ class VectorStore(Protocol):
         chunks: bool,
         exact: bool = False,
     ) -> list[Match]:
-        """The rows nearest by cosine, whole papers' or chunks'; `exact` compares with every one and asks no index."""
+        """The rows nearest by cosine, whole papers' or chunks' (then a paper comes once a chunk); `exact` compares with
+        every one and asks no index."""
 
     def matching(self, space: str, text: str, limit: int, filters: Filters) -> list[Match]:
         """The papers that a full-text query finds best; any text is a query."""
 
-    def chunks_of(self, space: str, papers: Sequence[str], vector: npt.NDArray[np.float32]) -> list[Match]:
-        """Every chunk of these papers, best first."""
-
     def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]: ...
+
+    def papers_and_chunks(
+        self, space: str, ids: Sequence[str], vector: npt.NDArray[np.float32]
+    ) -> tuple[Mapping[str, StoredPaper], list[Chunk]]:
+        """These papers and every chunk of them, nearest first, as of one moment."""
 
     def vectors_of_texts(self, space: str, texts: Sequence[str]) -> pa.Table:
         """What is held of these texts (sha256 each, of a few thousand at most), whichever papers have them: all rows of

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from arxiv_embed.stores.protocol import Filters, Match, StoredPaper, StoreError, VectorStore
+from arxiv_embed.stores.protocol import Chunk, Filters, Match, StoredPaper, StoreError, VectorStore
 
 FUSION_K = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009)."""
@@ -123,28 +123,26 @@ def _hits(
     text_ids = [match.paper_id for match in by_text]
     scores = fuse([vector_ids, text_ids])
     best = list(scores)[:k]
-    chunks: dict[str, Match] = {}
-    with ThreadPoolExecutor(1) as beside:
-        shown = beside.submit(store.papers, space, best)
-        for match in store.chunks_of(space, best, vector):
-            chunks.setdefault(match.paper_id, match)
-        papers = shown.result()
+    papers, chunks = store.papers_and_chunks(space, best, vector)
+    best_chunks: dict[str, Chunk] = {}
+    for chunk in chunks:
+        best_chunks.setdefault(chunk.paper_id, chunk)
     vector_ranks = {name: rank for rank, name in enumerate(vector_ids, 1)}
     text_ranks = {name: rank for rank, name in enumerate(text_ids, 1)}
     hits = []
     for name in best:
         if name not in papers:
-            continue  # rewritten between the two questions
-        chunk = chunks.get(name)
+            continue  # rewritten since it was found
+        nearest = best_chunks.get(name)
         hits.append(
             Hit(
                 paper=papers[name],
                 score=scores[name],
                 vector_rank=vector_ranks.get(name),
                 text_rank=text_ranks.get(name),
-                similarity=chunk.score if chunk else None,
-                start=chunk.start if chunk else 0,
-                end=chunk.end if chunk else 0,
+                similarity=nearest.score if nearest else None,
+                start=nearest.start if nearest else 0,
+                end=nearest.end if nearest else 0,
             )
         )
     return hits

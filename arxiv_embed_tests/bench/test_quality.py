@@ -20,7 +20,7 @@ def test_ndcg_discounts_by_rank_and_is_held_against_every_judged_document() -> N
 
 
 def test_a_paper_stands_where_its_best_chunk_stands() -> None:
-    matches = [Match(f"2001.0000{paper}", chunk, 0, 1, 1.0) for paper, chunk in [(2, 1), (1, 0), (2, 0)]]
+    matches = [Match(f"2001.0000{paper}", 1.0) for paper in (2, 1, 2)]
     assert papers_of(matches) == ["2", "1"]
 
 

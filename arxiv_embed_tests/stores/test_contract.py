@@ -443,5 +443,5 @@ def test_papers_that_are_gone_have_no_chunks(store: VectorStore) -> None:
     """As when one that was found is rewritten before its chunks are asked for."""
     write(store, "a", Record("1"))
     vector = np.ones(SPACE.dimensions, np.float32)
-    assert store.chunks_of(SPACE.fingerprint, ["2"], vector) == []
+    assert store.papers_and_chunks(SPACE.fingerprint, ["2"], vector) == ({}, [])
     assert store.nearest(SPACE.fingerprint, vector, 5, Filters(shard="\udce9"), chunks=False) == []

@@ -35,7 +35,7 @@ READS: dict[str, Callable[[LanceStore], object]] = {
     "nearest": lambda store: sorted(
         match.paper_id for match in store.nearest(F, VECTOR, 10, Filters(), chunks=False, exact=True)
     ),
-    "chunks": lambda store: len(store.chunks_of(F, ["1", "2", "3"], VECTOR)),
+    "chunks": lambda store: len(store.papers_and_chunks(F, ["1", "2", "3"], VECTOR)[1]),
     "matching": lambda store: sorted(match.paper_id for match in store.matching(F, "abstract", 10, Filters())),
     "papers": lambda store: sorted(store.papers(F, ["1", "2"])),
     "texts": lambda store: store.vectors_of_texts(F, [Record("1").paper.text_sha256])["paper_id"].to_pylist(),

@@ -59,7 +59,7 @@ def test_few_rows_are_compared_without_an_index(tmp_path: Path) -> None:
 def test_the_index_finds_what_comparing_every_vector_finds(tmp_path: Path, dimensions: int, kind: str) -> None:
     space = replace(SPACE, dimensions=dimensions)
     store = filled(tmp_path, space)
-    assert vector_index(store, space) == [f"vector_4_partitions {kind}"]
+    assert vector_index(store, space) == [f"vector_of_1200_rows {kind}"]
     for filters in (Filters(), Filters(category="cs"), Filters(category="hep-th", since="2019-05-06")):
         for chunks in (False, True):
             same = 0
@@ -103,20 +103,20 @@ def test_rows_are_found_at_once_and_taken_into_the_indexes_by_the_next_finish(tm
 
 def test_a_table_that_has_outgrown_its_index_gets_another(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    assert vector_index(store) == ["vector_4_partitions IvfRq"]
+    assert vector_index(store) == ["vector_of_1200_rows IvfRq"]
     store.write_shard(WIDE, "b", shard_rows("b", records(PAPERS, first=PAPERS), WIDE), "i")
     store.finish(WIDE)
-    assert vector_index(store) == ["vector_4_partitions IvfRq"]
+    assert vector_index(store) == ["vector_of_1200_rows IvfRq"]
     store.write_shard(WIDE, "c", shard_rows("c", records(PAPERS, first=2 * PAPERS), WIDE), "i")
     store.finish(WIDE)
-    assert vector_index(store) == ["vector_12_partitions IvfRq"]
+    assert vector_index(store) == ["vector_of_3600_rows IvfRq"]
 
 
 def test_all_chunks_of_papers_are_compared_however_many(tmp_path: Path) -> None:
     store = LanceStore(tmp_path)
     many = [Record(str(n), text=f"paper {n}", chunks=6_000) for n in range(2)]
     store.write_shard(SPACE, "a", shard_rows("a", many), "i")
-    matches = store.chunks_of(SPACE.fingerprint, ["0", "1"], query_of(1, SPACE.dimensions))
+    _, matches = store.papers_and_chunks(SPACE.fingerprint, ["0", "1"], query_of(1, SPACE.dimensions))
     assert len(matches) == 12_000
     scores = [match.score for match in matches]
     assert scores == sorted(scores, reverse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,9 @@ def test_the_real_chunks_of_a_paper_cover_its_text(real: tuple[Run, VectorStore]
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-3)
     assert store.nearest(space, vector, 1, Filters(), chunks=False)[0].paper_id == "0704.0001"
     text = "{0.title}\n\n{0.abstract}".format(store.papers(space, ["0704.0001"])["0704.0001"])
-    chunks = sorted(store.chunks_of(space, ["0704.0001"], vector), key=lambda chunk: chunk.chunk_index)
-    assert [chunk.chunk_index for chunk in chunks] == list(range(len(chunks)))
+    _, found = store.papers_and_chunks(space, ["0704.0001"], vector)
+    chunks = sorted(found, key=lambda chunk: chunk.start)
+    assert all(before.start < after.start for before, after in pairwise(chunks))
+    assert not any(text[before.end : after.start].strip() for before, after in pairwise(chunks))
     assert (chunks[0].start, chunks[-1].end) == (0, len(text))
     assert rows > 2 * papers

@@ -1,7 +1,8 @@
 """The indexes of a LanceDB table of rows: which there are, when one is built anew, and how the vectors' is asked.
 
-The figures are of 316,000 rows of 384 dimensions on two cores: IVF-RQ is built in 2.4 s, where IVF-HNSW-SQ takes
-minutes; it finds 10 of 10 nearest papers in 9 ms where comparing every vector takes 240 ms.
+The figures are of 316,000 rows of 384 dimensions on two cores: IVF-RQ of two bits a dimension is built in 6.5 s, where
+IVF-HNSW-SQ takes minutes; it finds 997 of a thousand nearest papers in 8 ms a query, where comparing every vector takes
+240 ms (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -24,16 +25,20 @@ COLUMNS: dict[str, Any] = {
 LEAST_ROWS = 20_000
 """Of fewer every vector is compared, in some 15 ms."""
 
-PARTITION_ROWS = 8_192
+PARTITION_ROWS, MOST_SMALL_PARTITIONS, LARGE_PARTITION_ROWS = 2_048, 256, 8_192
+"""A table is split into small partitions, of which the nearest are looked at, until it is large: to find the centroids
+of so many would take longer than it saves."""
 OUTGROWN = 3
-"""Times as many rows a partition as when the index was built: its centroids are then those of another corpus."""
+"""Times as many rows as when the index was built: its centroids are then those of another corpus."""
 
-LEAST_PROBES, PROBED_SHARE = 32, 1 / 16
+LEAST_PROBES, PROBED_SHARE = 75, 1 / 16
 """Of its partitions so many are looked at, or such a share where there are more."""
 
-REFINED, LEAST_REFINED = 5, 300
-"""For each row asked for so many are compared by their whole vectors, and so many at least: the recall@10 of 50 rows is
-0.988 with a factor of 2 and 1 with 5."""
+BITS = 2
+"""A dimension in the index: one takes 300 whole vectors for the same recall, and these are what costs time."""
+
+REFINED, LEAST_REFINED = 2, 100
+"""For each row asked for so many are compared by their whole vectors, and so many at least."""
 
 KEPT_VERSIONS = timedelta(hours=1)
 """A reader goes on reading the version that it has begun with; no query, and no export, takes so long."""
@@ -53,7 +58,7 @@ def keep_indexes(table: Any) -> None:
         for index in held:
             if "vector" in index.columns:
                 table.drop_index(index.name)
-        _index_vectors(table, max(rows // PARTITION_ROWS, 1))
+        _index_vectors(table, rows)
 
 
 def has_indexes(table: Any) -> bool:
@@ -71,8 +76,8 @@ def _missing(table: Any, held: Sequence[Any]) -> list[str]:
 
 
 def _is_outgrown(held: Sequence[Any], rows: int) -> bool:
-    partitions = next((_partitions(index.name) for index in held if "vector" in index.columns), 0)
-    return rows >= max(LEAST_ROWS, OUTGROWN * PARTITION_ROWS * partitions)
+    indexed = next((_rows_when_built(index.name) for index in held if "vector" in index.columns), 0)
+    return rows >= max(LEAST_ROWS, OUTGROWN * indexed)
 
 
 def compact(table: Any) -> None:
@@ -89,19 +94,26 @@ def age_forgotten(begun: Sequence[datetime], now: datetime) -> timedelta:
 
 def asked(query: Any, limit: int, rows: int) -> Any:
     """The query for the `limit` nearest of a table's `rows`, with as much search as good recall takes."""
-    probes = max(LEAST_PROBES, round(rows / PARTITION_ROWS * PROBED_SHARE))
+    probes = max(LEAST_PROBES, round(_partitions(rows) * PROBED_SHARE))
     return query.nprobes(probes).refine_factor(max(REFINED, -(-LEAST_REFINED // limit)))
 
 
-def _index_vectors(table: Any, partitions: int) -> None:
-    """Under a name that says how many partitions it has."""
-    dimensions = table.schema.field("vector").type.list_size
-    kind = IvfRq if dimensions % 8 == 0 else IvfFlat
-    config = kind(distance_type="cosine", num_partitions=partitions)
-    table.create_index("vector", config=config, name=f"vector_{partitions}_partitions")
+def _partitions(rows: int) -> int:
+    return max(min(rows // PARTITION_ROWS, MOST_SMALL_PARTITIONS), rows // LARGE_PARTITION_ROWS, 1)
 
 
-def _partitions(name: str) -> int:
-    """0 for an index that is not ours, which is built anew."""
-    match = re.fullmatch(r"vector_(\d+)_partitions", name)
+def _index_vectors(table: Any, rows: int) -> None:
+    """Under a name that says how many rows the table has."""
+    dimensions, partitions = table.schema.field("vector").type.list_size, _partitions(rows)
+    config: IvfRq | IvfFlat
+    if dimensions % 8 == 0:
+        config = IvfRq(distance_type="cosine", num_partitions=partitions, num_bits=BITS)
+    else:
+        config = IvfFlat(distance_type="cosine", num_partitions=partitions)
+    table.create_index("vector", config=config, name=f"vector_of_{rows}_rows")
+
+
+def _rows_when_built(name: str) -> int:
+    """0 for an index that is not ours, or of an older version's kind: it is built anew."""
+    match = re.fullmatch(r"vector_of_(\d+)_rows", name)
     return int(match[1]) if match else 0

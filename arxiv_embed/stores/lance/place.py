@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import lancedb
+from lancedb import AsyncConnection
 
 from arxiv_embed.checkpoint.atomic import NoSpace, disk_faults_as_sentences
 from arxiv_embed.checkpoint.lock import FileLock
@@ -32,6 +33,8 @@ class Place(Protocol):
 
     def connect(self) -> Any: ...
 
+    async def connect_async(self) -> AsyncConnection: ...
+
     def has(self, table: str) -> bool:
         """Whether there is a whole table of that name."""
 
@@ -53,6 +56,9 @@ class Folder:
         with disk_faults_as_sentences(self._path):
             self._path.mkdir(parents=True, exist_ok=True)
         return lancedb.connect(self._path, read_consistency_interval=SEEN_LATEST)
+
+    async def connect_async(self) -> AsyncConnection:
+        return await lancedb.connect_async(self._path, read_consistency_interval=SEEN_LATEST)
 
     def has(self, table: str) -> bool:
         """Without a version it is one whose making was interrupted."""
@@ -89,6 +95,9 @@ class Bucket:
     def connect(self) -> Any:
         with self._faults():
             return lancedb.connect(self.url, read_consistency_interval=SEEN_SOON)
+
+    async def connect_async(self) -> AsyncConnection:
+        return await lancedb.connect_async(self.url, read_consistency_interval=SEEN_SOON)
 
     def has(self, table: str) -> bool:
         database = self.connect()

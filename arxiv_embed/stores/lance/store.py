@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from lancedb import AsyncTable
 from lancedb.expr import col, lit
 from lancedb.query import MultiMatchQuery
 
@@ -25,6 +26,7 @@ from arxiv_embed.stores.precedence import given_up, rivals, unlisted
 from arxiv_embed.stores.protocol import (
     PAPER_CHUNK,
     VECTORS,
+    Chunk,
     Filters,
     Match,
     StoredPaper,
@@ -49,7 +51,7 @@ COMPACT_EVERY = 50
 TO_BE_WRITTEN = ""
 """The identity of a shard whose rows may not be those of any checkpoint."""
 
-MATCHED = ["paper_id", "chunk_index", "start_char", "end_char"]
+PLACES = ("start_char", "end_char")
 
 SPACES = pa.schema(
     [
@@ -197,42 +199,65 @@ class LanceStore:
         chunks: bool,
         exact: bool = False,
     ) -> list[Match]:
+        rows = self._rows(space)
         kind = col("chunk_index") != lit(PAPER_CHUNK) if chunks else col("chunk_index") == lit(PAPER_CHUNK)
-        return self._nearest(space, vector, limit, where(kind, filters, self._open(space).schema.names), exact=exact)
+        condition = where(kind, filters, self._tables.columns(rows))
+
+        async def near(table: AsyncTable) -> pa.Table:
+            query = table.vector_search(vector).column("vector").distance_type("cosine").where(condition)
+            query = query.bypass_vector_index() if exact else asked(query, limit, await table.count_rows())
+            return await query.select(["paper_id", "_distance"]).limit(limit).to_arrow()
+
+        found = self._tables.ask(rows, near)
+        return _matches(found, pc.subtract(1.0, found["_distance"]))
 
     def matching(self, space: str, text: str, limit: int, filters: Filters) -> list[Match]:
-        table = self._open(space)
+        rows = self._rows(space)
         if not text.strip():
             return []
-        query = table.search(MultiMatchQuery(text[:LONGEST_QUERY], list(TEXT_COLUMNS)), query_type="fts")
+        condition = None
         if filters != Filters():  # only whole papers' rows have text: a condition more is time for nothing
-            query = query.where(where(col("chunk_index") == lit(PAPER_CHUNK), filters, table.schema.names))
-        found = self._tables.read(query.select([*MATCHED, "_score"]).limit(limit))
-        return _matches(found, found["_score"].to_pylist())
+            condition = where(col("chunk_index") == lit(PAPER_CHUNK), filters, self._tables.columns(rows))
 
-    def chunks_of(self, space: str, papers: Sequence[str], vector: npt.NDArray[np.float32]) -> list[Match]:
-        if not papers:
-            return []
-        rows = self._rows_of_papers(self._open(space), papers, [*MATCHED, "vector"])
-        rows = rows.filter(pc.not_equal(rows["chunk_index"], PAPER_CHUNK))
-        return sorted(_matches(rows, (vectors_in(rows) @ vector).tolist()), key=lambda match: -match.score)
+        async def match(table: AsyncTable) -> pa.Table:
+            query = table.query().nearest_to_text(MultiMatchQuery(text[:LONGEST_QUERY], list(TEXT_COLUMNS)))
+            query = query.where(condition) if condition else query
+            return await query.select(["paper_id", "_score"]).limit(limit).to_arrow()
+
+        found = self._tables.ask(rows, match)
+        return _matches(found, found["_score"])
 
     def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]:
-        if not ids:
-            return {}
-        table = self._open(space)
-        names = [field.name for field in fields(StoredPaper) if field.name in table.schema.names]
-        rows = self._rows_of_papers(table, ids, ["chunk_index", *names])
-        found = rows.filter(pc.equal(rows["chunk_index"], PAPER_CHUNK)).select(names).to_pylist()
-        return {row["paper_id"]: StoredPaper(**{**row, "categories": tuple(row["categories"])}) for row in found}
+        return _papers(self._rows_of_papers(space, ids, self._of_papers(space))) if ids else {}
 
-    def _rows_of_papers(self, table: Any, papers: Sequence[str], names: list[str]) -> pa.Table:
+    def papers_and_chunks(
+        self, space: str, ids: Sequence[str], vector: npt.NDArray[np.float32]
+    ) -> tuple[Mapping[str, StoredPaper], list[Chunk]]:
+        if not ids:
+            return {}, []
+        found = self._rows_of_papers(space, ids, [*self._of_papers(space), *PLACES, "vector"])
+        chunks = found.filter(pc.not_equal(found["chunk_index"], PAPER_CHUNK))
+        scores = (vectors_in(chunks) @ vector).tolist()
+        places = [chunks[name].to_pylist() for name in ("paper_id", *PLACES)]
+        return _papers(found), sorted(map(Chunk, *places, scores), key=lambda chunk: -chunk.score)
+
+    def _of_papers(self, space: str) -> list[str]:
+        """The columns of a stored paper that its table has: one of an older version may lack some."""
+        held = self._tables.columns(self._rows(space))
+        return [field.name for field in fields(StoredPaper) if field.name in held]
+
+    def _rows_of_papers(self, space: str, papers: Sequence[str], names: list[str]) -> pa.Table:
         """Whole papers' and chunks': to tell them apart by another index takes longer than to read a few rows more."""
-        return self._tables.read(table.search().where(col("paper_id").isin(list(papers))).select(names))
+        condition = col("paper_id").isin(list(papers)).to_sql()
+
+        async def held(table: AsyncTable) -> pa.Table:
+            return await table.query().where(condition).select(["chunk_index", *names]).to_arrow()
+
+        return self._tables.ask(self._rows(space), held)
 
     def vectors_of_texts(self, space: str, texts: Sequence[str]) -> pa.Table:
         table = self._tables.get(_rows_of(space))
-        if table is None or not texts or "tokens" not in table.schema.names:
+        if table is None or not texts or "tokens" not in self._tables.columns(_rows_of(space)):
             return pa.table({name: [] for name in VECTORS})
         found = self._tables.read(
             table.search()
@@ -253,33 +278,18 @@ class LanceStore:
                 yield from (page.select(list(columns)) if columns else page).to_batches(SCAN_ROWS)
 
     def vector_of(self, space: str, paper_id: str) -> npt.NDArray[np.float32] | None:
-        rows = self._tables.read(
-            self._open(space)
-            .search()
-            .where((col("chunk_index") == lit(PAPER_CHUNK)) & (col("paper_id") == lit(paper_id)))
-            .select(["vector"])
-        )
-        return np.array(rows["vector"][0].as_py(), np.float32) if rows.num_rows else None
-
-    def _nearest(
-        self, space: str, vector: npt.NDArray[np.float32], limit: int, condition: str, *, exact: bool = False
-    ) -> list[Match]:
-        table = self._open(space)
-        with self._tables.reading():
-            query = table.search(vector, vector_column_name="vector").distance_type("cosine").where(condition)
-            found = (
-                (query.bypass_vector_index() if exact else asked(query, limit, table.count_rows()))
-                .select([*MATCHED, "_distance"])
-                .limit(limit)
-                .to_arrow()
-            )
-        return _matches(found, [1.0 - distance for distance in found["_distance"].to_pylist()])
+        found = self._rows_of_papers(space, [paper_id], ["vector"])
+        vectors = found.filter(pc.equal(found["chunk_index"], PAPER_CHUNK))["vector"]
+        return np.array(vectors[0].as_py(), np.float32) if len(vectors) else None
 
     def _open(self, space: str) -> Any:
-        table = self._tables.get(_rows_of(space))
-        if table is None:
+        return self._tables.get(self._rows(space))
+
+    def _rows(self, space: str) -> str:
+        """The name of the table of a space's rows; raises `StoreError` where there is none."""
+        if self._tables.get(_rows_of(space)) is None:
             raise StoreError(f"The store {self.url} holds nothing in this space: run with the same model first.")
-        return table
+        return _rows_of(space)
 
     def _compact(self, rows: Any) -> None:
         compact(rows)
@@ -343,6 +353,11 @@ def _rows_of(space: str) -> str:
     return f"rows_{space}"
 
 
-def _matches(found: pa.Table, scores: Sequence[float]) -> list[Match]:
-    rows = found.select(MATCHED).to_pydict()
-    return [Match(*row) for row in zip(*rows.values(), scores, strict=True)]
+def _papers(found: pa.Table) -> Mapping[str, StoredPaper]:
+    names = [field.name for field in fields(StoredPaper) if field.name in found.column_names]
+    papers = found.filter(pc.equal(found["chunk_index"], PAPER_CHUNK)).select(names).to_pylist()
+    return {paper["paper_id"]: StoredPaper(**{**paper, "categories": tuple(paper["categories"])}) for paper in papers}
+
+
+def _matches(found: pa.Table, scores: pa.ChunkedArray) -> list[Match]:
+    return list(map(Match, found["paper_id"].to_pylist(), scores.to_pylist()))

@@ -25,6 +25,7 @@ from arxiv_embed.stores.postgres.words import MOST_RANKED, Vocabulary
 from arxiv_embed.stores.postgres.writer import Writer
 from arxiv_embed.stores.protocol import (
     VECTORS,
+    Chunk,
     Filters,
     Match,
     NoStore,
@@ -36,8 +37,6 @@ from arxiv_embed.stores.rows import row_schema
 SCAN_ROWS = 4_096
 LEAST_CANDIDATES, MOST_CANDIDATES = 300, 1_000
 """How many pgvector keeps in mind while it walks through an HNSW index."""
-
-FOUND = sql.SQL("paper_id, chunk_index, start_char, end_char")
 
 
 class PostgresStore:
@@ -141,16 +140,16 @@ class PostgresStore:
         condition, given = where(PAPERS, filters)
         query = sql.SQL(
             """
-            SELECT {found}, (
+            SELECT paper_id, (
                 SELECT sum(worth * ts_rank(held.words, word, 1))
                 FROM unnest(%(words)s::text[]::tsquery[], %(worth)s::float8[]) AS asked(word, worth)
             ) AS score
             FROM (
-                SELECT {found}, words FROM {rows} WHERE {where} AND words @@ %(selecting)s::tsquery LIMIT %(most)s
+                SELECT paper_id, words FROM {rows} WHERE {where} AND words @@ %(selecting)s::tsquery LIMIT %(most)s
             ) AS held
             ORDER BY score DESC, paper_id LIMIT %(limit)s
             """
-        ).format(found=FOUND, rows=rows_of(space), where=condition)
+        ).format(rows=rows_of(space), where=condition)
         found: list[tuple[Any, ...]] = []
         with self._reader.connection() as connection:
             asked = self._vocabulary.words_of(connection, space, text)
@@ -161,28 +160,24 @@ class PostgresStore:
                     break
         return [Match(*match) for match in found]
 
-    def chunks_of(self, space: str, papers: Sequence[str], vector: npt.NDArray[np.float32]) -> list[Match]:
-        if not papers:
-            return []
-        of_papers = sql.SQL(CHUNKS + " AND paper_id = ANY(%(papers)s)")
-        given = {"papers": list(map(storable, papers)), "vector": np.asarray(vector, np.float32), "limit": None}
-        with self._reader.connection() as connection:
-            found = connection.execute(_by_distance(space, vector, of_papers), given).fetchall()
-        return [Match(*match) for match in found]
-
     def papers(self, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]:
         if not ids:
             return {}
-        names = [field.name for field in fields(StoredPaper)]
-        query = sql.SQL("SELECT {} FROM {} WHERE chunk_index = -1 AND paper_id = ANY(%s)").format(
-            selected(space, names), rows_of(space)
-        )
         with self._reader.connection() as connection:
-            found = connection.execute(query, [list(map(storable, ids))]).fetchall()
-        papers = (dict(zip(names, values, strict=True)) for values in found)
-        return {
-            paper["paper_id"]: StoredPaper(**{**paper, "categories": tuple(paper["categories"])}) for paper in papers
-        }
+            return _papers(connection, space, ids)
+
+    def papers_and_chunks(
+        self, space: str, ids: Sequence[str], vector: npt.NDArray[np.float32]
+    ) -> tuple[Mapping[str, StoredPaper], list[Chunk]]:
+        if not ids:
+            return {}, []
+        of_papers = sql.SQL(CHUNKS + " AND paper_id = ANY(%(papers)s)")
+        query = _by_distance(space, vector, of_papers, "paper_id, start_char, end_char")
+        given = {"papers": list(map(storable, ids)), "vector": np.asarray(vector, np.float32), "limit": None}
+        with self._reader.connection() as connection, connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            chunks = [Chunk(*chunk) for chunk in connection.execute(query, given).fetchall()]
+            return _papers(connection, space, ids), chunks
 
     def vectors_of_texts(self, space: str, texts: Sequence[str]) -> pa.Table:
         condition = (
@@ -218,12 +213,24 @@ class PostgresStore:
             return arrow_table(found.fetchall(), names, _dimensions(connection, space))
 
 
-def _by_distance(space: str, vector: npt.NDArray[np.float32], condition: sql.Composable) -> sql.Composed:
+def _papers(connection: Connection, space: str, ids: Sequence[str]) -> Mapping[str, StoredPaper]:
+    names = [field.name for field in fields(StoredPaper)]
+    query = sql.SQL("SELECT {} FROM {} WHERE chunk_index = -1 AND paper_id = ANY(%s)").format(
+        selected(space, names), rows_of(space)
+    )
+    found = connection.execute(query, [list(map(storable, ids))]).fetchall()
+    papers = (dict(zip(names, values, strict=True)) for values in found)
+    return {paper["paper_id"]: StoredPaper(**{**paper, "categories": tuple(paper["categories"])}) for paper in papers}
+
+
+def _by_distance(
+    space: str, vector: npt.NDArray[np.float32], condition: sql.Composable, names: LiteralString = "paper_id"
+) -> sql.Composed:
     type_ = sql.SQL(vector_type(len(vector)))
     return sql.SQL(
-        "SELECT {found}, 1 - (vector <=> %(vector)s::{type}) FROM {rows} WHERE {where}"
+        "SELECT {names}, 1 - (vector <=> %(vector)s::{type}) FROM {rows} WHERE {where}"
         " ORDER BY vector <=> %(vector)s::{type} LIMIT %(limit)s"
-    ).format(found=FOUND, type=type_, rows=rows_of(space), where=condition)
+    ).format(names=sql.SQL(names), type=type_, rows=rows_of(space), where=condition)
 
 
 def _dimensions(connection: Connection, space: str) -> int:
