@@ -88,7 +88,8 @@ class TextsWaiting(Event):
 @dataclass(frozen=True)
 class BatchDone(Event):
     """`tokens` are real ones; `padded_tokens` are what was computed; bytes that the device's worker held at most, as
-    predicted and as measured."""
+    predicted and as measured. `number` counts the batches of the device in this run, `longest` is the tokens of its
+    longest paper, `waiting` how many papers waited tokenized when it was done."""
 
     name = "batch"
     shard: str
@@ -99,6 +100,26 @@ class BatchDone(Event):
     seconds: float
     predicted_memory: int
     peak_memory: int
+    number: int = 0
+    longest: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True)
+class HealthReported(Event):
+    """How the run's devices are; `number` counts the reports of the run, `late` is seconds after it was due.
+
+    `waiting` is how many papers wait tokenized; `cpu` the share of one core and `memory` the bytes of the process that
+    has the pool (None where the system does not tell); `devices` the fields of `gpu.health.DeviceHealth` of each.
+    """
+
+    name = "health"
+    number: int
+    late: float
+    waiting: int
+    cpu: float | None
+    memory: int | None
+    devices: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,17 @@ class DeviceProgress:
     papers: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    batches: int = 0
+    busy_seconds: float = 0.0
+    """How long it computed."""
+    longest_batch: float = 0.0
+    """Seconds."""
+    predicted_memory: int = 0
+    measured_memory: int = 0
+    """Of the last batch, in bytes."""
     peak_memory: int = 0
+    health: dict[str, Any] = field(default_factory=dict)
+    """As it was last reported: the fields of `gpu.health.DeviceHealth`."""
     incidents: Counter[str] = field(default_factory=Counter)
     """How often what went wrong."""
     trouble: str = ""
@@ -99,6 +109,14 @@ class RunProgress:
     process: ProcessId | None = None
     """Whose end is the run's."""
     devices: dict[str, DeviceProgress] = field(default_factory=dict)
+    waiting: int = 0
+    """Papers that waited tokenized when that was last told."""
+    reports: int = 0
+    """How often the devices' health was reported, and how late the last report was, in seconds."""
+    late: float = 0.0
+    cpu: float | None = None
+    memory: int | None = None
+    """Of the process that has the pool: the share of one core, and bytes."""
     facts: list[dict[str, Any]] = field(default_factory=list)
     """What is known of each device, once the run has taken them (`DevicesFound`)."""
     _embedded_before: int = 0
@@ -191,12 +209,23 @@ class RunProgress:
         device.papers += line["papers"]
         device.tokens += line["tokens"]
         device.padded_tokens += line["padded_tokens"]
+        device.batches += 1
+        device.busy_seconds += line["seconds"]
+        device.longest_batch = max(device.longest_batch, line["seconds"])
+        device.predicted_memory, device.measured_memory = line["predicted_memory"], line["peak_memory"]
         device.peak_memory = max(device.peak_memory, line["peak_memory"])
+        self.waiting = line.get("waiting", 0)
         device.recent.append((line["time"], line["papers"], line["tokens"]))
         self.papers_done += line["papers"]
         self._done_in[line["shard"]] = self._done_in.get(line["shard"], 0) + line["papers"]
         if waiting := self._waiting.get(line["shard"]):
             self._waiting[line["shard"]] = waiting[0] - line["papers"], waiting[1] - line["tokens"]
+
+    def _on_health(self, line: Mapping[str, Any]) -> None:
+        self.reports, self.late, self.waiting = line["number"], line["late"], line["waiting"]
+        self.cpu, self.memory = line["cpu"], line["memory"]
+        for health in line["devices"]:
+            self.devices.setdefault(health["device"], DeviceProgress()).health = health
 
     def _on_device_incident(self, line: Mapping[str, Any]) -> None:
         device = self.devices.setdefault(line["device"], DeviceProgress())

@@ -10,11 +10,13 @@ import errno
 import fcntl
 import json
 import os
+import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from arxiv_embed.events import Event
 from arxiv_embed.progress import RunProgress
@@ -30,12 +32,14 @@ def progress_path(settings: Settings, run_id: str) -> Path:
 
 
 class ProgressWriter:
-    """A context manager that appends events, each by one write of one whole line; the record is locked meanwhile."""
+    """A context manager that appends events, each by one write of one whole line, from any thread; the record is locked
+    meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = -1
         self._is_torn = False
+        self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,12 +58,13 @@ class ProgressWriter:
     def write(self, event: Event) -> None:
         line = {"time": round(time.time(), 3), "event": event.name, **asdict(event)}
         content = json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        if self._is_torn:
-            content = b"\n" + content
-        self._is_torn = True
-        if os.write(self._descriptor, content) < len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._is_torn = False
+        with self._writing:
+            if self._is_torn:
+                content = b"\n" + content
+            self._is_torn = True
+            if os.write(self._descriptor, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._is_torn = False
 
 
 def has_ended(path: Path) -> bool:
@@ -71,10 +76,11 @@ def has_ended(path: Path) -> bool:
 
 
 class ProgressReader:
-    """Follows a run's record as it grows."""
+    """Follows a run's record as it grows; each event that was taken in is handed on to `also`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, also: Callable[[Mapping[str, Any]], object] = lambda line: None) -> None:
         self._path = path
+        self._also = also
         self._offset = 0
         self.progress = RunProgress()
 
@@ -91,5 +97,7 @@ class ProgressReader:
         self._offset += end
         for line in new[:end].splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-                self.progress.apply(json.loads(line))
+                event = json.loads(line)
+                self.progress.apply(event)
+                self._also(event)
         return self.progress

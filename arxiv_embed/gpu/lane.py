@@ -85,6 +85,8 @@ class Lane:
         self.doubt = ""
         """Why it is to show, by a paper that was embedded before, that it can still do that."""
         self.retirements = 0
+        self.done = 0
+        """Batches, of all its workers."""
         self.exit_code = 0
         """The last worker's that ended."""
         self.sent: deque[Sent] = deque()

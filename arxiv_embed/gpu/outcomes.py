@@ -12,7 +12,8 @@ from arxiv_embed.gpu.batching import Batch
 @dataclass(frozen=True)
 class BatchReport:
     """One batch as it was done: real tokens, tokens computed (padding included), seconds on the device; the bytes that
-    the device's worker held at most, as predicted and as measured, its model included."""
+    the device's worker held at most, as predicted and as measured, its model included. `number` counts the device's
+    batches, `longest` is the tokens of the longest paper, `waiting` how many papers waited tokenized by then."""
 
     device: str
     papers: int
@@ -21,6 +22,9 @@ class BatchReport:
     seconds: float
     predicted_memory: int
     peak_memory: int
+    number: int = 0
+    longest: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True)

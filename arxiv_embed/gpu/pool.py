@@ -147,7 +147,7 @@ class Pool:
                     if planner.ended and not planner.waiting and not under_way:
                         return
                     for lane in self._wait(planner, now):
-                        yield from self._take_answer(lane, on_batch)
+                        yield from self._take_answer(lane, planner, on_batch)
         except NoDeviceLeft:
             faults.tell(on_incident)
             raise
@@ -222,7 +222,9 @@ class Pool:
         said = wait(list(connections), timeout=max(0.0, seconds))
         return [connections[connection] for connection in said]  # type: ignore[index]
 
-    def _take_answer(self, lane: Lane, on_batch: Callable[[BatchReport], None]) -> Iterator[EncodedPaper]:
+    def _take_answer(
+        self, lane: Lane, planner: Planner, on_batch: Callable[[BatchReport], None]
+    ) -> Iterator[EncodedPaper]:
         """Takes one message from a worker, or its end."""
         assert lane.worker is not None
         if lane.state is State.LOADING:
@@ -245,7 +247,7 @@ class Pool:
                 lane.proved_itself()
             elif sent.batch is not None:
                 self._faults.proved(sent.batch)
-                yield from _finished(lane, sent, sent.batch, answer, on_batch)
+                yield from _finished(lane, sent, sent.batch, answer, planner.waiting, on_batch)
         elif sent.batch is not None and isinstance(answer, OutOfMemory):
             self._faults.ran_out(lane, sent.batch, answer)
         elif sent.batch is not None and isinstance(answer, Failed):
@@ -256,7 +258,7 @@ class Pool:
 
 
 def _finished(
-    lane: Lane, sent: Sent, batch: Batch, answer: Encoded, on_batch: Callable[[BatchReport], None]
+    lane: Lane, sent: Sent, batch: Batch, answer: Encoded, waiting: int, on_batch: Callable[[BatchReport], None]
 ) -> Iterator[EncodedPaper]:
     """Learns from a batch that was done, tells of it, and gives its papers."""
     assert lane.ready is not None
@@ -264,6 +266,7 @@ def _finished(
     vectors = lane.worker.slots[sent.slot].get_vectors(answer.rows, lane.ready.width, lane.ready.vector_type)
     lane.speed.observe(batch.shape, max(answer.seconds, 1e-6))
     lane.budget.done(batch.shape, answer.peak_memory, answer.other_memory)
+    lane.done += 1
     on_batch(
         BatchReport(
             device=lane.name,
@@ -273,6 +276,9 @@ def _finished(
             seconds=answer.seconds,
             predicted_memory=sent.predicted_peak,
             peak_memory=answer.peak_memory,
+            number=lane.done,
+            longest=batch.shape.longest,
+            waiting=waiting,
         )
     )
     yield from encoded_papers(batch, vectors)
