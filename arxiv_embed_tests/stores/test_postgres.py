@@ -373,7 +373,9 @@ def has_index(postgres: PostgresServer, store: PostgresStore) -> bool:
 def test_the_nearest_papers_are_found_by_index_and_are_those_that_an_exact_search_finds(
     postgres: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As of a store ten times as large: of so few papers PostgreSQL would rather compare every one.
     monkeypatch.setattr(indexes, "INDEX_FROM", 2_000)
+    monkeypatch.setattr(postgres_store, "LEAST_CANDIDATES", 100)
     made = embedded(6_000)
     store.write_shard(WIDE, "a", made, "a")
     assert not has_index(postgres, store)

@@ -35,7 +35,7 @@ from arxiv_embed.stores.protocol import (
 from arxiv_embed.stores.rows import row_schema
 
 SCAN_ROWS = 4_096
-LEAST_CANDIDATES, MOST_CANDIDATES = 300, 1_000
+LEAST_CANDIDATES, MOST_CANDIDATES = 400, 1_000
 """How many pgvector keeps in mind while it walks through an HNSW index."""
 
 
@@ -145,7 +145,9 @@ class PostgresStore:
                 FROM unnest(%(words)s::text[]::tsquery[], %(worth)s::float8[]) AS asked(word, worth)
             ) AS score
             FROM (
-                SELECT paper_id, words FROM {rows} WHERE {where} AND words @@ %(selecting)s::tsquery LIMIT %(most)s
+                -- A copy of the words: they may lie out of line, and are fetched once so and not for each word asked.
+                SELECT paper_id, words || ''::tsvector AS words
+                FROM {rows} WHERE {where} AND words @@ %(selecting)s::tsquery LIMIT %(most)s
             ) AS held
             ORDER BY score DESC, paper_id LIMIT %(limit)s
             """
