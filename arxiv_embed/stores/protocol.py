@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
@@ -232,9 +231,11 @@ def open_store(url: str, *, create: bool = False) -> VectorStore:
             f"A store of kind {kind}:// is not supported in this version: give a folder, --db-name, or a URL as "
             "postgresql://user@host:5432/database or s3://bucket/papers."
         )
+    from arxiv_embed.stores.lance.place import SPACES_TABLE, place_of
+
+    place = place_of(url)
+    if not create and not place.has(SPACES_TABLE):
+        raise NoStore(place.url)
     from arxiv_embed.stores.lance.store import LanceStore
 
-    place = url if is_url else str(Path(url).expanduser().absolute())
-    if not create and not LanceStore.is_at(place):
-        raise NoStore(place)
-    return LanceStore(place)
+    return LanceStore(place.url)

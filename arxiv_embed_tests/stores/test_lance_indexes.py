@@ -134,7 +134,8 @@ def test_old_versions_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(table.list_versions()) > 5  # a reader may still be at one that is younger than an hour
     for name in ("KEPT_VERSIONS", "COMPACTION"):
         monkeypatch.setattr(lance_indexes, name, timedelta(milliseconds=1))
-    store.finish(WIDE)
+    for _ in range(3):  # what the first has written may be younger than that
+        store.finish(WIDE)
     table.checkout_latest()
     assert len(table.list_versions()) == 1
     size = sum(path.stat().st_size for path in tmp_path.rglob("*.lance") if path.is_file())

@@ -7,16 +7,19 @@ import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
-
-import lancedb
-from lancedb import AsyncConnection
+from typing import TYPE_CHECKING, Any, Protocol
 
 from arxiv_embed.checkpoint.atomic import NoSpace, disk_faults_as_sentences
 from arxiv_embed.checkpoint.lock import FileLock
 from arxiv_embed.errors import masked
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed.stores.protocol import StoreError
+
+if TYPE_CHECKING:
+    from lancedb import AsyncConnection  # takes a second to import, which is for those only who find a store
+
+SPACES_TABLE = "spaces"
+"""The first table of a store, and the last to go: where it is, there is a store."""
 
 WRITER_WAIT_SECONDS = 600.0
 
@@ -55,9 +58,13 @@ class Folder:
     def connect(self) -> Any:
         with disk_faults_as_sentences(self._path):
             self._path.mkdir(parents=True, exist_ok=True)
+        import lancedb
+
         return lancedb.connect(self._path, read_consistency_interval=SEEN_LATEST)
 
     async def connect_async(self) -> AsyncConnection:
+        import lancedb
+
         return await lancedb.connect_async(self._path, read_consistency_interval=SEEN_LATEST)
 
     def has(self, table: str) -> bool:
@@ -93,10 +100,14 @@ class Bucket:
         self.url = url
 
     def connect(self) -> Any:
+        import lancedb
+
         with self._faults():
             return lancedb.connect(self.url, read_consistency_interval=SEEN_SOON)
 
     async def connect_async(self) -> AsyncConnection:
+        import lancedb
+
         return await lancedb.connect_async(self.url, read_consistency_interval=SEEN_SOON)
 
     def has(self, table: str) -> bool:

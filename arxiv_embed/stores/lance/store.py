@@ -20,8 +20,8 @@ from arxiv_embed.encoding.space import Space
 from arxiv_embed.stores.lance.difference import difference
 from arxiv_embed.stores.lance.filters import where
 from arxiv_embed.stores.lance.indexes import TEXT_COLUMNS, asked, compact, has_indexes, keep_indexes
-from arxiv_embed.stores.lance.place import place_of
-from arxiv_embed.stores.lance.tables import FORMAT, FORMAT_KEY, SPACES_TABLE, Tables
+from arxiv_embed.stores.lance.place import SPACES_TABLE
+from arxiv_embed.stores.lance.tables import FORMAT, FORMAT_KEY, Tables
 from arxiv_embed.stores.precedence import given_up, rivals, unlisted
 from arxiv_embed.stores.protocol import (
     PAPER_CHUNK,
@@ -80,10 +80,6 @@ class LanceStore:
         self._tables = Tables(str(url))
         self.url = self._tables.url
         self._writes = 0
-
-    @staticmethod
-    def is_at(url: str | Path) -> bool:
-        return place_of(str(url)).has(SPACES_TABLE)
 
     def __enter__(self) -> Self:
         return self

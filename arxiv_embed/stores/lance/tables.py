@@ -11,13 +11,10 @@ from lancedb import AsyncTable
 
 from arxiv_embed.stores.lance.event_loop import answered
 from arxiv_embed.stores.lance.filters import DERIVED
-from arxiv_embed.stores.lance.place import place_of
+from arxiv_embed.stores.lance.place import SPACES_TABLE, place_of
 from arxiv_embed.stores.protocol import NewerStore, StoreAway, StoreError
 
 LONGEST_REASON = 200
-
-SPACES_TABLE = "spaces"
-"""The first table of a store, and the last to go: where it is, there is a store."""
 
 FORMAT = 1
 """What a store is written in; one that says nothing is of the first."""
