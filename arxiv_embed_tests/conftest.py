@@ -22,8 +22,8 @@ EXAMPLES = REPOSITORY / "examples" / "metadata"
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: many tests wait for processes, servers and Dagster's own intervals."""
-    return usable_cores() + 1
+    """Two more than cores: many tests wait for processes, servers and Dagster's own intervals."""
+    return usable_cores() + 2
 
 
 @pytest.fixture(scope="session")
