@@ -165,7 +165,7 @@ def metrics_of(progress: RunProgress, now: float) -> RunMetrics:
 def _of_device(name: str, device: DeviceProgress, progress: RunProgress, now: float) -> DeviceMetrics:
     papers, tokens = device.rates(now, progress.ready) if progress.ready else (0.0, 0.0)
     since_ready = max(now - progress.ready, device.busy_seconds) if progress.ready else 0.0
-    product = next((facts["product"] for facts in progress.facts if facts["name"] == name), "")
+    product = next((facts.get("product", "") for facts in progress.facts if facts.get("name") == name), "")
     return DeviceMetrics(
         device=name,
         product=product,
