@@ -44,6 +44,14 @@ class DevicesFound(Event):
 
 
 @dataclass(frozen=True)
+class MetricsServed(Event):
+    """Where the run's metrics are served while it lives."""
+
+    name = "metrics_served"
+    url: str
+
+
+@dataclass(frozen=True)
 class PoolReady(Event):
     """`packed` is whether all devices compute their batches without padding."""
 

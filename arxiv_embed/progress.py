@@ -173,6 +173,9 @@ class RunProgress:
     def _on_devices_found(self, line: Mapping[str, Any]) -> None:
         self.facts = line["devices"]
 
+    def _on_metrics_served(self, line: Mapping[str, Any]) -> None:
+        self.notices.append(f"metrics are served at {line['url']}")
+
     def _on_pool_ready(self, line: Mapping[str, Any]) -> None:
         self.ready, self.dtype = line["time"], line["dtype"]
         notice = f"{self.model}: {NOT_PACKED}"

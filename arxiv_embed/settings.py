@@ -16,6 +16,7 @@ DEFAULT_BATCH_SIZE, MOST_BATCH_SIZE = 200, 256
 DEFAULT_ATTEMPTS = 3
 DEFAULT_OAI_URL = "https://oaipmh.arxiv.org/oai"
 DEFAULT_KEEP_DAYS = 30
+DEFAULT_METRICS_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Settings:
     def history(self) -> Path:
         """One document for each store: what was done, what failed, how fast it went."""
         return self.home / "history"
+
+    @property
+    def performance(self) -> Path:
+        """One Parquet file for each run: its batches."""
+        return self.home / "history" / "performance"
 
     @property
     def learned(self) -> Path:
@@ -154,3 +160,6 @@ class RunOptions:
     """Whether shards and papers that were given up are tried again."""
     wait_for_devices: bool = False
     """Whether a run waits for devices that another has, or is refused."""
+    metrics_port: int | None = None
+    """Where the run's metrics are served while it lives, 0 for any free port; None for nowhere."""
+    metrics_host: str = DEFAULT_METRICS_HOST

@@ -15,6 +15,7 @@ from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
+    DEFAULT_METRICS_HOST,
     DEFAULT_SHARD_PAPERS,
     DEFAULT_STORE,
     MOST_BATCH_SIZE,
@@ -82,6 +83,19 @@ Priority = Annotated[
     list[str] | None,
     typer.Option(help=f"Papers to take first; may be given several times: {FORMS}.", show_default=False),
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Serve metrics for Prometheus at this port while it runs; 0 is any free one. [default: do not]",
+        show_default=False,
+    ),
+]
+MetricsHost = Annotated[
+    str | None,
+    typer.Option(help=f"Address that they are served at. [default: {DEFAULT_METRICS_HOST}]", show_default=False),
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -132,11 +146,16 @@ def run_options(
     shard_papers: int = DEFAULT_SHARD_PAPERS,
     priority: Sequence[str] | None = None,
     attempts: int = DEFAULT_ATTEMPTS,
+    metrics_port: int | None = None,
+    metrics_host: str | None = None,
 ) -> RunOptions:
-    """Raises `ArxivEmbedError` where no metadata folder is named, and for a priority that makes no sense."""
+    """Raises `ArxivEmbedError` where no metadata folder is named, for a priority that makes no sense, and for options
+    that do not go together."""
     folder = metadata_dir or settings.metadata_dir
     if folder is None:
         raise ArxivEmbedError("No metadata folder is named: give --metadata-dir, or set ARXIV_EMBED_METADATA_DIR.")
+    if metrics_host is not None and metrics_port is None:
+        raise ArxivEmbedError("--metrics-host says where metrics are served: give --metrics-port too.")
     return RunOptions(
         metadata_dir=folder.expanduser().absolute(),
         store=store_url(db_name, settings, db_host, db_port, db_user),
@@ -156,4 +175,6 @@ def run_options(
         limit=limit,
         shard_papers=shard_papers,
         priority=parse_priority(priority or ()).specs,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host or DEFAULT_METRICS_HOST,
     )

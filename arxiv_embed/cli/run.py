@@ -57,6 +57,8 @@ def run(
     shard_papers: ask.ShardPapers = DEFAULT_SHARD_PAPERS,
     priority: ask.Priority = None,
     attempts: ask.Attempts = DEFAULT_ATTEMPTS,
+    metrics_port: ask.MetricsPort = None,
+    metrics_host: ask.MetricsHost = None,
 ) -> None:
     """Embed what a metadata folder holds and the store does not.
 
@@ -93,6 +95,8 @@ def run(
         shard_papers=shard_papers,
         priority=priority,
         attempts=attempts,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
     )
     raise typer.Exit(embed_folder(options, settings, open_console()))
 
@@ -116,6 +120,10 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
             with open_store(options.store) as store:
                 store.finish(plan.space)
         return DONE
+    if options.metrics_port is not None:
+        from arxiv_embed.endpoint import refuse_taken_port
+
+        refuse_taken_port(options.metrics_host, options.metrics_port)
     say(console, _intention(plan, options))
     if plan.passed_over:
         say(console, passed_over(plan))

@@ -18,12 +18,14 @@ from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
+    DEFAULT_METRICS_HOST,
     DEFAULT_SHARD_PAPERS,
     MOST_BATCH_SIZE,
     RunOptions,
     Settings,
 )
 
+MOST_PORT = 65535
 _FROM = "by default the environment's {}"
 
 
@@ -69,12 +71,18 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     attempts: int = Field(default=DEFAULT_ATTEMPTS, description="How often a shard is tried, then it is given up")
     retry_failed: bool = Field(default=False, description="Try again what was given up, shards and papers")
     priority: list[str] = Field(default=[], description=f"Papers to take first, marked by any of: {FORMS}")
+    metrics_port: int | None = Field(
+        default=None, description="Serve metrics for Prometheus at this port while a run lives; 0 is any free one"
+    )
+    metrics_host: str = Field(default=DEFAULT_METRICS_HOST, description="Address that they are served at")
 
     def options(self, gpus: GpuResource, settings: Settings) -> RunOptions:
         """Raises `ArxivEmbedError` where no metadata folder is named, or a number is out of its range."""
         _check("batch_size", gpus.batch_size, MOST_BATCH_SIZE)
         for name in ("limit", "shard_papers", "attempts", "dimensions"):
             _check(name, getattr(self, name))
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= MOST_PORT:
+            raise ArxivEmbedError(f"metrics_port is {self.metrics_port}: give a port up to {MOST_PORT}, or 0.")
         folder = Path(self.metadata_dir).expanduser().absolute() if self.metadata_dir else settings.metadata_dir
         if folder is None:
             raise ArxivEmbedError(
@@ -100,6 +108,8 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             attempts=self.attempts,
             retry_failed=self.retry_failed,
             wait_for_devices=gpus.wait,
+            metrics_port=self.metrics_port,
+            metrics_host=self.metrics_host,
         )
 
     def space(self, settings: Settings, *, local_only: bool = False) -> Space:
@@ -138,9 +148,11 @@ def resource_config(options: RunOptions) -> dict[str, object]:
         "priority": list(options.priority),
         "attempts": options.attempts,
         "retry_failed": options.retry_failed,
+        "metrics_host": options.metrics_host,
     }
     chosen = {"max_tokens": options.max_tokens, "task": options.task, "dimensions": options.dimensions}
     if masked(options.store) == options.store:
         embedding["store"] = options.store
-    embedding |= {name: value for name, value in {**chosen, "limit": options.limit}.items() if value is not None}
+    chosen |= {"limit": options.limit, "metrics_port": options.metrics_port}
+    embedding |= {name: value for name, value in chosen.items() if value is not None}
     return {"gpus": {"config": gpus}, "embedding": {"config": embedding}}

@@ -35,6 +35,8 @@ def options(settings: Settings, tmp_path: Path) -> RunOptions:
         max_tokens=17,
         limit=5,
         priority=("category:cs", f"ids:@{tmp_path / 'list'}"),
+        metrics_port=0,
+        metrics_host="0.0.0.0",
     )
 
 
@@ -49,7 +51,10 @@ def options_of(config: Any, settings: Settings) -> RunOptions:
 
 
 def test_options_come_back_from_dagster_s_configuration(options: RunOptions, settings: Settings) -> None:
-    for some in (options, replace(options, max_tokens=None, limit=None, priority=(), production=False)):
+    for some in (
+        options,
+        replace(options, max_tokens=None, limit=None, metrics_port=None, priority=(), production=False),
+    ):
         assert options_of(resource_config(some), settings) == some
 
 
