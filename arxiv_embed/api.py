@@ -1,4 +1,4 @@
-"""The Python API: a store searched by one call."""
+"""The Python API: a store searched by one call, and how fast its home's runs went as a table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from arxiv_embed.searcher import Searcher
     from arxiv_embed.stores.search import Hit
 
@@ -58,6 +60,28 @@ def search(
     filters = Filters(category, since, until, withdrawn)
     searcher = _searcher(store, space)
     return searcher.search(query or "", k, filters) if like is None else searcher.neighbours(like, k, filters)
+
+
+def performance(home: str | Path | None = None) -> pd.DataFrame:
+    """Every batch of every run that has ended, in the order of their time; empty before there is one.
+
+    >>> batches = arxiv_embed.performance()
+    >>> speed = batches.groupby("device")[["papers", "tokens", "seconds"]].sum()
+
+    Columns: run_id, time (UTC), shard, device, product, model, dtype, number (of the batch on its device), papers,
+    tokens, padded_tokens, longest (tokens of its longest paper), seconds, predicted_memory, peak_memory (bytes),
+    waiting (papers tokenized by then). `home` is the folder of ARXIV_EMBED_HOME, or that. A run that was killed is
+    there once another has begun. `pandas.read_parquet(home / "history" / "performance")` reads the same rows.
+    Raises `ArxivEmbedError` for a file that is not whole.
+    """
+    from arxiv_embed.batch_history import kept_batches
+    from arxiv_embed.settings import settings_from_environment
+
+    settings = (
+        settings_from_environment() if home is None else settings_from_environment({"ARXIV_EMBED_HOME": str(home)})
+    )
+    frame: pd.DataFrame = kept_batches(settings).to_pandas()
+    return frame
 
 
 def _searcher(store: str | None, space: str | None) -> Searcher:

@@ -9,6 +9,7 @@ from textwrap import shorten
 from dagster import Failure, OpExecutionContext
 
 from arxiv_embed.attempts import PASSING, STEPS, Attempts
+from arxiv_embed.batch_history import keep_batches
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.errors import ArxivEmbedError, FatalError, sentence
 from arxiv_embed.history import FailedShard, refresh_history
@@ -55,6 +56,7 @@ def embed(
     run: Run | None = None
     try:
         reporter.ask(lambda: report_killed_runs(context.instance, settings, reporter.say, but=context.run_id))
+        _keep_batches(context, settings)
         options = embedding.options(gpus, settings)
         with Run(options, settings, context.run_id, reporter.say, reporter.damaged) as run:
             reporter.on_trouble = partial(run.journal.met, "")
@@ -84,6 +86,7 @@ def embed(
     finally:
         if run is not None:
             _keep_history(context, settings, run)
+            _keep_batches(context, settings)
     _raise_what_is_not_done(run.journal, len(chosen))
     return shard_log
 
@@ -141,3 +144,11 @@ def _keep_history(context: OpExecutionContext, settings: Settings, run: Run) -> 
         )
     except Exception as error:  # noqa: BLE001
         context.log.warning(f"The history could not be written ({error}): the next run makes it again.")
+
+
+def _keep_batches(context: OpExecutionContext, settings: Settings) -> None:
+    """Before a run, of those that were killed, and after it; what cannot be kept now is kept by a later run."""
+    try:
+        keep_batches(settings)
+    except Exception as error:  # noqa: BLE001
+        context.log.warning(f"The history of batches could not be written ({error}): the next run makes it.")

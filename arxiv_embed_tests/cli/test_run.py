@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ from dagster import AssetKey, DagsterRunStatus
 from psycopg.conninfo import conninfo_to_dict
 from typer.testing import CliRunner
 
+from arxiv_embed import performance
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli.app import app
 from arxiv_embed.encoding.model import resolve_model
@@ -29,7 +33,8 @@ if TYPE_CHECKING:
 def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, examples: Path) -> tuple[Path, str]:
     """A home in which the sample was embedded, and what the command printed; the tiny model's vectors mean nothing."""
     home = tmp_path_factory.mktemp("home")
-    result = arxiv_embed(home, "run", "--metadata-dir", examples, "--model", tiny_model, "--devices", "cpu:1")
+    asked = ["--metadata-dir", examples, "--model", tiny_model, "--devices", "cpu:1", "--metrics-port", "0"]
+    result = arxiv_embed(home, "run", *asked)
     assert result.returncode == 0, result.stdout + result.stderr
     return home, result.stdout
 
@@ -42,6 +47,32 @@ def test_a_run_sums_up_what_it_did(done: tuple[Path, str]) -> None:
     assert "2 papers marked withdrawn" in printed
     assert "long papers: the paper's own vector is pooled from its beginning, its chunks cover the rest" in printed
     assert "longer than the token limit" not in printed
+
+
+def test_where_metrics_are_served_is_told(done: tuple[Path, str]) -> None:
+    assert re.search(r"^metrics are served at http://127\.0\.0\.1:\d+/metrics$", done[1], re.M)
+
+
+def test_the_batches_of_a_run_are_kept_for_pandas(done: tuple[Path, str], tiny_model: Path) -> None:
+    home, _ = done
+    batches = performance(home)
+    assert batches["papers"].sum() == 300
+    assert set(batches["device"]) == {"cpu:0"}
+    assert set(batches["model"]) == {str(tiny_model)}
+    assert (batches["padded_tokens"] >= batches["tokens"]).all()
+
+
+def test_a_port_that_is_taken_stops_a_run_before_it_starts(
+    tmp_path: Path, small_folder: Path, tiny_model: Path
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+        asked = ["--metadata-dir", small_folder, "--model", tiny_model, "--metrics-port", port]
+        result = arxiv_embed(tmp_path / "home", "run", *map(str, asked))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert f"Metrics cannot be served at port {port} of 127.0.0.1" in result.stderr
+    assert not (tmp_path / "home" / "runs").exists()
 
 
 def test_the_same_run_again_has_nothing_to_do(done: tuple[Path, str], tiny_model: Path, examples: Path) -> None:
