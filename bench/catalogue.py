@@ -22,6 +22,7 @@ BENCHES: Mapping[str, str] = {
     "reading": "bench.reading",
     "sensor": "bench.sensor",
     "store": "bench.store",
+    "watch": "bench.watch",
 }
 
 CPU_INFO = Path("/proc/cpuinfo")
