@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.errors import ArxivEmbedError, masked
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_STORE = "papers"
@@ -17,6 +17,7 @@ DEFAULT_ATTEMPTS = 3
 DEFAULT_OAI_URL = "https://oaipmh.arxiv.org/oai"
 DEFAULT_KEEP_DAYS = 30
 DEFAULT_METRICS_HOST = "127.0.0.1"
+MOST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Settings:
     """Where a notification of a failed run is posted to."""
     keep_days: int
     """How long Dagster's records of finished runs are kept."""
+    metrics_host: str
+    metrics_port: int | None
+    """Where a run serves its metrics while it lives; no port for nowhere."""
 
     @property
     def checkpoints(self) -> Path:
@@ -95,6 +99,7 @@ def settings_from_environment(environment: Mapping[str, str] | None = None) -> S
 
     home = Path(value("HOME") or ".arxiv_embed").expanduser().absolute()
     metadata_dir = value("METADATA_DIR")
+    metrics_host, metrics_port = _metrics_address(value("METRICS") or "")
     return Settings(
         home=home,
         metadata_dir=Path(metadata_dir).expanduser().absolute() if metadata_dir else None,
@@ -105,7 +110,19 @@ def settings_from_environment(environment: Mapping[str, str] | None = None) -> S
         oai_url=value("OAI_URL") or DEFAULT_OAI_URL,
         webhook=value("WEBHOOK"),
         keep_days=_days("KEEP_DAYS", value("KEEP_DAYS")),
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
     )
+
+
+def _metrics_address(text: str) -> tuple[str, int | None]:
+    """Host and port of `[HOST:]PORT`."""
+    host, _, port = text.rpartition(":")
+    if text and not (port.isascii() and port.isdigit() and int(port) <= MOST_PORT):
+        raise ArxivEmbedError(
+            f"ARXIV_EMBED_METRICS is '{masked(text)}': give a port, or HOST:PORT; port 0 is any free one."
+        )
+    return host.strip("[]") or DEFAULT_METRICS_HOST, int(port) if port else None
 
 
 def _days(name: str, days: str | None) -> int:

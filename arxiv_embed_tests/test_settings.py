@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.settings import DEFAULT_MODEL, settings_from_environment
 
 
@@ -42,6 +43,21 @@ def test_each_variable_is_taken_and_an_empty_one_is_none(tmp_path: Path) -> None
     assert settings.metadata_dir == Path.home() / "metadata"
     assert (settings.store, settings.model, settings.devices) == ("/data/store", DEFAULT_MODEL, "cpu:2")
     assert settings.postgres_url == "postgresql://host/db"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("", "127.0.0.1", None), ("9400", "127.0.0.1", 9400), ("0.0.0.0:0", "0.0.0.0", 0), ("[::1]:9400", "::1", 9400)],
+)
+def test_where_metrics_are_served_is_a_port_or_a_host_and_a_port(text: str, host: str, port: int | None) -> None:
+    settings = settings_from_environment({"ARXIV_EMBED_METRICS": text})
+    assert (settings.metrics_host, settings.metrics_port) == (host, port)
+
+
+@pytest.mark.parametrize("text", ["localhost", "9400:", "-1", "65536", "http://here:94000"])
+def test_another_address_of_metrics_is_refused(text: str) -> None:
+    with pytest.raises(ArxivEmbedError, match=f"^ARXIV_EMBED_METRICS is '{text}': give a port"):
+        settings_from_environment({"ARXIV_EMBED_METRICS": text})
 
 
 def test_settings_are_frozen() -> None:

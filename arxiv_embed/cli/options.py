@@ -19,6 +19,7 @@ from arxiv_embed.settings import (
     DEFAULT_SHARD_PAPERS,
     DEFAULT_STORE,
     MOST_BATCH_SIZE,
+    MOST_PORT,
     RunOptions,
     Settings,
 )
@@ -87,8 +88,9 @@ MetricsPort = Annotated[
     int | None,
     typer.Option(
         min=0,
-        max=65535,
-        help="Serve metrics for Prometheus at this port while it runs; 0 is any free one. [default: do not]",
+        max=MOST_PORT,
+        help="Serve metrics for Prometheus at this port while it runs; 0 is any free one. "
+        "[default: ARXIV_EMBED_METRICS, or do not]",
         show_default=False,
     ),
 ]
@@ -154,6 +156,7 @@ def run_options(
     folder = metadata_dir or settings.metadata_dir
     if folder is None:
         raise ArxivEmbedError("No metadata folder is named: give --metadata-dir, or set ARXIV_EMBED_METADATA_DIR.")
+    metrics_port = settings.metrics_port if metrics_port is None else metrics_port
     if metrics_host is not None and metrics_port is None:
         raise ArxivEmbedError("--metrics-host says where metrics are served: give --metrics-port too.")
     return RunOptions(
@@ -176,5 +179,5 @@ def run_options(
         shard_papers=shard_papers,
         priority=parse_priority(priority or ()).specs,
         metrics_port=metrics_port,
-        metrics_host=metrics_host or DEFAULT_METRICS_HOST,
+        metrics_host=metrics_host or settings.metrics_host,
     )

@@ -21,11 +21,11 @@ from arxiv_embed.settings import (
     DEFAULT_METRICS_HOST,
     DEFAULT_SHARD_PAPERS,
     MOST_BATCH_SIZE,
+    MOST_PORT,
     RunOptions,
     Settings,
 )
 
-MOST_PORT = 65535
 _FROM = "by default the environment's {}"
 
 
@@ -72,9 +72,13 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     retry_failed: bool = Field(default=False, description="Try again what was given up, shards and papers")
     priority: list[str] = Field(default=[], description=f"Papers to take first, marked by any of: {FORMS}")
     metrics_port: int | None = Field(
-        default=None, description="Serve metrics for Prometheus at this port while a run lives; 0 is any free one"
+        default=None,
+        description="Serve metrics for Prometheus at this port while a run lives, 0 is any free one; "
+        + _FROM.format("ARXIV_EMBED_METRICS"),
     )
-    metrics_host: str = Field(default=DEFAULT_METRICS_HOST, description="Address that they are served at")
+    metrics_host: str | None = Field(
+        default=None, description=f"Address that they are served at; otherwise {DEFAULT_METRICS_HOST}"
+    )
 
     def options(self, gpus: GpuResource, settings: Settings) -> RunOptions:
         """Raises `ArxivEmbedError` where no metadata folder is named, or a number is out of its range."""
@@ -108,8 +112,8 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             attempts=self.attempts,
             retry_failed=self.retry_failed,
             wait_for_devices=gpus.wait,
-            metrics_port=self.metrics_port,
-            metrics_host=self.metrics_host,
+            metrics_port=settings.metrics_port if self.metrics_port is None else self.metrics_port,
+            metrics_host=self.metrics_host or settings.metrics_host,
         )
 
     def space(self, settings: Settings, *, local_only: bool = False) -> Space:

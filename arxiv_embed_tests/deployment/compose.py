@@ -13,6 +13,7 @@ from arxiv_embed_tests.conftest import REPOSITORY
 
 COMPOSE_FILE = REPOSITORY / "docker-compose.yml"
 CPU_FILE = REPOSITORY / "docker" / "cpu.yaml"
+WATCH_FILE = REPOSITORY / "docker" / "watch.yaml"
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<operator>:[-?])(?P<text>[^}]*))?\}")
 RESET = object()
 """What `!reset` leaves of a value."""

@@ -17,6 +17,7 @@ from arxiv_embed_tests.deployment.compose import (
     COMPOSE_FILE,
     CPU_FILE,
     VARIABLE,
+    WATCH_FILE,
     MissingVariable,
     filled,
     merged,
@@ -27,6 +28,7 @@ from arxiv_embed_tests.deployment.compose import (
 SCHEMA = json.loads(Path(__file__).with_name("compose-spec.json").read_text())
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 ENV_EXAMPLE = (REPOSITORY / ".env.example").read_text()
+FILES = (COMPOSE_FILE, CPU_FILE, WATCH_FILE)
 PASSWORD = {"POSTGRES_PASSWORD": "of a test"}
 PINNED = re.compile(r"[\w./-]+:\d+\.\d+\.\d+[\w.-]*")
 
@@ -60,7 +62,7 @@ def test_no_secret_stands_in_the_file() -> None:
 
 
 def test_every_variable_is_explained_in_the_example_of_env() -> None:
-    used = {found["name"] for file in (COMPOSE_FILE, CPU_FILE) for found in VARIABLE.finditer(file.read_text())}
+    used = {found["name"] for file in FILES for found in VARIABLE.finditer(file.read_text())}
     explained = set(re.findall(r"^(?:# )?([A-Z_]+)=", ENV_EXAMPLE, re.M)) - {"COMPOSE_FILE"}
     assert used == explained
 

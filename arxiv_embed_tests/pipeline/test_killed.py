@@ -18,6 +18,7 @@ from dagster import DagsterInstance, DagsterRunStatus, MetadataValue, build_sens
 from dagster._core.events import EngineEventData
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from arxiv_embed import performance
 from arxiv_embed.checkpoint.lock import is_held
 from arxiv_embed.events import RunFinished, RunStarted
 from arxiv_embed.pipeline.assets import POOL
@@ -97,6 +98,9 @@ def test_a_run_of_dagster_that_was_killed_is_noticed_by_the_next_which_goes_on(g
     assert again.returncode == 0, again.stdout + again.stderr
     assert "was killed after" in again.stdout
     assert ground.papers_stored() == 120  # the six of the first shard are in the second as well
+    runs = {record.parent.name for record in ground.home.glob("runs/*/progress.jsonl")}
+    assert set(performance(ground.home)["run_id"]) == runs
+    assert len(runs) == 2
     with open_instance(settings_from_environment()) as instance:
         assert statuses(instance) == [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
         assert instance.event_log_storage.get_concurrency_info(POOL).active_slot_count == 0
@@ -117,6 +121,7 @@ def test_a_step_whose_process_is_killed_is_tried_again_and_does_only_what_remain
     assert len([event for event in events if event["event"] == "run_started"]) == 2
     first = [event["papers"] for event in events if event["event"] == "batch" and event["shard"] == SHARDS[0]]
     assert sum(first) == IN_FIRST
+    assert len(performance(ground.home)) == len([event for event in events if event["event"] == "batch"])
 
 
 def test_a_run_that_is_alive_is_left_alone(ground: Ground) -> None:
