@@ -31,8 +31,11 @@ Samples: TypeAlias = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
 RENDER: Callable[[Collector], bytes] = generate_latest
 RUN_TEXTS = ("run_id", "model", "dtype", "store", "metadata_dir")
 """What stays as it is while a run lives."""
-HEALTH_LISTS = {"reasons": "device_health_reason", "throttled_by": "device_throttled"}
-"""Lists of words, and the families that have a sample for each."""
+HEALTH_LISTS = {
+    "reasons": ("device_health_reason", "1 for each reason of the verdict."),
+    "throttled_by": ("device_throttled", "1 for each reason why the driver slows the clocks."),
+}
+"""Lists of words, and the family that has a sample for each."""
 
 
 class RunCollector(Collector):
@@ -103,8 +106,8 @@ def _of_health(reports: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
     actions = {device: health.get("action", "") for device, health in reports.items()}
     yield _states("device_action", "What was done about that.", [action for action in Action if action], actions)
     yield from _numbers(HEALTH, reports)
-    for name, family in HEALTH_LISTS.items():
-        words = _gauge(family, f"1 for each of {name.replace('_', ' ')}.", "device", "reason")
+    for name, (family, what) in HEALTH_LISTS.items():
+        words = _gauge(family, what, "device", "reason")
         for device, health in reports.items():
             for word in dict.fromkeys(health.get(name, ())):
                 words.add_metric([_label(device), _label(word)], 1)
@@ -221,19 +224,19 @@ def _device(info: Mapping[str, str], samples: Samples) -> DeviceMetrics:
 
 
 def _health(device: str, samples: Samples) -> dict[str, Any]:
-    lists: dict[str, Any] = {
-        name: [labels["reason"] for labels, _ in _of(samples, family, device)] for name, family in HEALTH_LISTS.items()
+    reasons = {
+        name: [labels["reason"] for labels, _ in _of(samples, family, device)]
+        for name, (family, _) in HEALTH_LISTS.items()
     }
     xid = [int(labels["xid"]) for labels, n in _of(samples, "device_xid_errors_total", device) for _ in range(int(n))]
-    health = DeviceHealth(
-        device,
-        verdict=Verdict(_state(samples, "device_health", device)),
-        action=Action(_state(samples, "device_action", device)),
-        xid=xid,
-        **lists,
+    return {
+        **asdict(DeviceHealth(device)),
         **_values(DeviceHealth, HEALTH, samples, device),
-    )
-    return asdict(health)
+        **reasons,
+        "xid": xid,
+        "verdict": _state(samples, "device_health", device),  # of another version, perhaps, which has others
+        "action": _state(samples, "device_action", device),
+    }
 
 
 def _values(kind: Any, numbers: Sequence[Number], samples: Samples, device: str | None) -> dict[str, Any]:
