@@ -65,6 +65,7 @@ def search(
 def performance(home: str | Path | None = None) -> pd.DataFrame:
     """Every batch of every run that has ended, in the order of their time; empty before there is one.
 
+    >>> import arxiv_embed
     >>> batches = arxiv_embed.performance()
     >>> speed = batches.groupby("device")[["papers", "tokens", "seconds"]].sum()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_pandas_reads_the_folder_of_several_runs_itself(settings: Settings) -> N
         frame.sort_values(["run_id", "number"]).reset_index(drop=True),
         arxiv_embed.performance(settings.home).sort_values(["run_id", "number"]).reset_index(drop=True),
     )
+
+
+def test_the_example_of_its_docstring_runs(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(settings, "r", *BEGUN, batch(1), DONE)
+    keep_batches(settings)
+    monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
+    [found] = doctest.DocTestFinder(recurse=False).find(arxiv_embed.performance, "performance", globs={})
+    assert len(found.examples) == 3
+    assert doctest.DocTestRunner().run(found).failed == 0
 
 
 def test_a_run_that_lives_is_not_there_and_one_that_was_killed_is_once_it_was_noticed(settings: Settings) -> None:
