@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from arxiv_embed.events import Event
+from arxiv_embed.events import Event, event_of
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.settings import Settings
 
@@ -97,7 +97,7 @@ class ProgressReader:
         self._offset += end
         for line in new[:end].splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-                event = json.loads(line)
+                event = event_of(line)
                 self.progress.apply(event)
                 self._also(event)
         return self.progress

@@ -6,17 +6,15 @@ The sums are the same in whatever order the records of several runs are taken in
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import orjson
-
 from arxiv_embed.error_patterns import ErrorPatterns, as_iso, kind_of_incident, writable
 from arxiv_embed.errors import Kind, masked
+from arxiv_embed.events import event_of
 
 KEPT_BATCHES, KEPT_RUNS = 100, 20
 MOST = 2**50
@@ -151,7 +149,7 @@ class Tally:
         for run_id, path in paths.items():
             for line in _new_lines(path, self.records[run_id]):
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError):
-                    self._apply(_event(line), run_id)
+                    self._apply(event_of(line), run_id)
             for performance in self.performance_history.values():
                 performance.forget_old()
 
@@ -200,13 +198,6 @@ def _new_lines(path: Path, record: Record) -> Iterator[bytes]:
             if line.endswith(b"\n"):
                 record.bytes += len(line)
                 yield line
-
-
-def _event(line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except ValueError:
-        return json.loads(line)  # a name on disk that is no UTF-8 is written with lone surrogates
 
 
 def _sum(seconds: float, more: float) -> float:
