@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arxiv_embed.checkpoint.atomic import write_atomically
@@ -54,13 +54,32 @@ def note_as_last(settings: Settings, run_id: str) -> None:
 
 def last_run(settings: Settings) -> RunProgress | None:
     """The run that was begun last, its state "killed" where its process is gone without a word."""
-    record = _last_record(settings)
-    if record is None:
-        return None
-    progress = ProgressReader(record).poll()
-    if progress.state in ("starting", "running") and not is_held(record):
-        progress.state = "killed"
-    return progress
+    record = last_record(settings)
+    return look_at(record, ProgressReader(record)) if record else None
+
+
+def look_at(record: Path, reader: ProgressReader) -> RunProgress:
+    """What the reader of a run's record reads by now; the state is "killed" where its process is gone without a
+    word."""
+    held = is_held(record)  # asked first: whoever ends in order in between has said so
+    progress = reader.poll()
+    if held or progress.state not in ("starting", "running"):
+        return progress
+    return replace(progress, state="killed")
+
+
+def last_record(settings: Settings) -> Path | None:
+    """That of the run that was begun last."""
+    with contextlib.suppress(OSError, ValueError):
+        record = progress_path(settings, (settings.runs / LAST).read_text("utf-8"))
+        if record.exists():
+            return record
+    return next(iter(recorded_runs(settings)), None)
+
+
+def recorded_runs(settings: Settings) -> list[Path]:
+    """The records of all runs, that of the one begun last first."""
+    return sorted(settings.runs.glob(f"*/{RECORD}"), key=_begun, reverse=True)
 
 
 def killed_runs(settings: Settings) -> Iterator[KilledRun]:
@@ -89,14 +108,6 @@ def close_record(settings: Settings, killed: KilledRun) -> None:
         with ProgressWriter(record) as writer:
             writer.write(RunFinished("killed", "its process was killed", max(0.0, progress.updated - progress.started)))
     release_run(settings, killed.run_id)
-
-
-def _last_record(settings: Settings) -> Path | None:
-    with contextlib.suppress(OSError, ValueError):
-        record = progress_path(settings, (settings.runs / LAST).read_text("utf-8"))
-        if record.exists():
-            return record
-    return max(settings.runs.glob(f"*/{RECORD}"), key=_begun, default=None)
 
 
 def _begun(record: Path) -> float:
