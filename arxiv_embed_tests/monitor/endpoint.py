@@ -1,0 +1,54 @@
+"""An endpoint of a run's metrics on a port of its own, and figures to serve there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+from arxiv_embed.metrics import DeviceMetrics, Failure, RunMetrics
+
+
+class Served(HTTPServer):
+    """`text` is what it answers with; without one it has no such page."""
+
+    allow_reuse_address = True
+    text: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+
+class _Answer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Served)
+        content = self.server.text.encode() if self.path == "/metrics" else b""
+        self.send_response(200 if content else 404)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextlib.contextmanager
+def serving(text: str = "", port: int = 0) -> Iterator[Served]:
+    with Served(("127.0.0.1", port), _Answer) as server:
+        server.text = text
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def figures_from(text: str) -> RunMetrics:
+    """In place of the reader of OpenMetrics: the figures as JSON."""
+    fields: dict[str, Any] = json.loads(text)
+    devices = [DeviceMetrics(**device) for device in fields["devices"]]
+    return RunMetrics(**{**fields, "devices": devices, "failures": [Failure(**f) for f in fields["failures"]]})
