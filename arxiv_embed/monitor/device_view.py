@@ -136,17 +136,15 @@ def card(sight: Sight, device: DeviceMetrics, width: int, rows: int, glyphs: Gly
     room = max(8, width - LABEL - 9)
     held = amount(memory.used, memory.total) if memory.is_of_device else size(memory.used)
     lines = [cut(Text(why, style), width, glyphs)] if why else []
-    lines.append(
-        label("memory", LABEL)
-        + memory.bar(room, CALM if style == style_of("ok") else style, glyphs)
-        + Text(f"{percent(memory.share):>9}", STRONG)
-    )
+    if memory.total:
+        bar = memory.bar(room, CALM if style == style_of("ok") else style, glyphs)
+        lines.append(label("memory", LABEL) + bar + Text(f"{percent(memory.share):>9}", STRONG))
     known: list[Part] = [held, fact("own", size(memory.own) if memory.own else "")]
     known += [
         fact(f"{glyphs.lines[place]} {line}", size(at) if at is not None else "")
         for place, (line, at) in enumerate((("target", memory.target), ("critical", memory.critical)))
     ]
-    lines += _labelled("", known, width, glyphs)
+    lines += _labelled("" if memory.total else "memory", known, width, glyphs)
     for name, values, present, color in (
         ("papers/s", _rates(sight, device.device, room, papers=True), f"{device.papers_per_second:,.1f}", CALM),
         ("tokens/s", _rates(sight, device.device, room), count(device.tokens_per_second), SECOND),

@@ -131,6 +131,14 @@ def test_without_a_gpu_the_memory_of_the_process_is_shown(settings: Settings) ->
     assert "°C" not in card
 
 
+def test_before_a_report_the_memory_is_that_of_the_last_batch(settings: Settings) -> None:
+    events = [(1.0, records.started(["a"], 9, ["cpu:0"])), (2.0, records.batch("a", "cpu:0", 9))]
+    sight = sight_of(settings, [*events])
+    card = [line.plain for line in device_view.card(sight, sight.metrics.devices[0], 90, 1, UNICODE)]
+    assert card[0] == "memory   8.0 GB"
+    assert "no report" in device_view.rows(sight, 80, UNICODE)[1].plain
+
+
 def test_the_lines_of_target_and_critical_stand_where_they_are_in_the_bar() -> None:
     bar = memory_bar(60, 40, 100, (70, 90), "#88c0d0", 20, UNICODE).plain
     assert bar == "━" * 8 + "╍" * 4 + "──┊───┃─"
