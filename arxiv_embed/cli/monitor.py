@@ -19,7 +19,7 @@ def monitor(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN]", help="A run's id, or how it begins; by default the last run's.", show_default=False
+            metavar="RUN", help="A run's id, or how it begins; by default the last run's.", show_default=False
         ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print one snapshot, and end.")] = False,
