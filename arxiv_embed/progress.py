@@ -215,7 +215,7 @@ class RunProgress:
         device.batches += 1
         device.busy_seconds += line["seconds"]
         device.longest_batch = max(device.longest_batch, line["seconds"])
-        device.predicted_memory, device.measured_memory = line["predicted_memory"], line["peak_memory"]
+        device.predicted_memory, device.measured_memory = line.get("predicted_memory", 0), line["peak_memory"]
         device.peak_memory = max(device.peak_memory, line["peak_memory"])
         self.waiting = line.get("waiting", 0)
         device.recent.append((line["time"], line["papers"], line["tokens"]))

@@ -8,7 +8,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -158,12 +157,13 @@ def url_of(address: str) -> str:
 
 
 def _figures(url: str) -> RunMetrics:
+    from arxiv_embed.exposition import run_metrics_from  # only who looks from afar needs a parser
+
     request = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a run is near, beyond no proxy
     with direct.open(request, timeout=ANSWER_SECONDS) as answer:
         text = answer.read(LARGEST_ANSWER).decode("utf-8")
-    metrics: RunMetrics = import_module("arxiv_embed.exposition").run_metrics_from(text)
-    return metrics
+    return run_metrics_from(text)
 
 
 def _why(error: Exception) -> str:

@@ -1,15 +1,11 @@
-"""An endpoint of a run's metrics on a port of its own, and figures to serve there."""
+"""An endpoint of a run's metrics on a port of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
-
-from arxiv_embed.metrics import DeviceMetrics, Failure, RunMetrics
 
 
 class Served(HTTPServer):
@@ -45,10 +41,3 @@ def serving(text: str = "", port: int = 0) -> Iterator[Served]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def figures_from(text: str) -> RunMetrics:
-    """In place of the reader of OpenMetrics: the figures as JSON."""
-    fields: dict[str, Any] = json.loads(text)
-    devices = [DeviceMetrics(**device) for device in fields["devices"]]
-    return RunMetrics(**{**fields, "devices": devices, "failures": [Failure(**f) for f in fields["failures"]]})

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from textual.pilot import Pilot
 
+from arxiv_embed.exposition import openmetrics_of
 from arxiv_embed.metrics import metrics_of
 from arxiv_embed.monitor.app import VIEWS, Monitor
 from arxiv_embed.monitor.glyphs import ASCII, UNICODE, Glyphs
@@ -20,7 +18,7 @@ from arxiv_embed.monitor.sources import EndpointSource, HomeSource, Source
 from arxiv_embed.record import ProgressReader, ProgressWriter, progress_path
 from arxiv_embed.settings import Settings
 from arxiv_embed_tests.monitor import records
-from arxiv_embed_tests.monitor.endpoint import figures_from, serving
+from arxiv_embed_tests.monitor.endpoint import serving
 from arxiv_embed_tests.monitor.screen import lines_of
 
 SIZES = [(80, 24), (200, 50)]
@@ -174,13 +172,10 @@ def test_other_sizes_of_terminals_are_no_trouble(settings: Settings, size: tuple
     drive(going_on(settings), size, steps)
 
 
-def test_an_endpoint_that_is_away_is_a_sentence_and_is_tried_again(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "arxiv_embed.exposition", SimpleNamespace(run_metrics_from=figures_from))
+def test_an_endpoint_that_is_away_is_a_sentence_and_is_tried_again(settings: Settings) -> None:
     events = records.eventful()
     progress = ProgressReader(records.write(progress_path(settings, "r"), events)).poll()
-    text = json.dumps(metrics_of(progress, events[-1][0]).to_json())
+    text = openmetrics_of(metrics_of(progress, events[-1][0]))
     with serving(text) as server:
         port = server.server_port
     source = EndpointSource(f"127.0.0.1:{port}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
 from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.exposition import openmetrics_of
 from arxiv_embed.metrics import RunMetrics
 from arxiv_embed.monitor.sources import EndpointSource, HomeSource, NoRun, Sight, url_of
 from arxiv_embed.record import ProgressWriter, progress_path
 from arxiv_embed.runs import note_as_last
 from arxiv_embed.settings import Settings
 from arxiv_embed_tests.monitor import records
-from arxiv_embed_tests.monitor.endpoint import figures_from, serving
+from arxiv_embed_tests.monitor.endpoint import serving
 
 
 def seen(source: HomeSource | EndpointSource) -> Sight:
@@ -27,11 +26,6 @@ def seen(source: HomeSource | EndpointSource) -> Sight:
 def figures(settings: Settings) -> RunMetrics:
     records.write(progress_path(settings, "r"), records.eventful())
     return seen(HomeSource(settings, "r")).metrics
-
-
-@pytest.fixture
-def openmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "arxiv_embed.exposition", SimpleNamespace(run_metrics_from=figures_from))
 
 
 def test_a_record_is_followed_as_it_grows(settings: Settings) -> None:
@@ -77,15 +71,16 @@ def test_a_run_is_found_by_how_its_id_begins_and_otherwise_the_last_few_are_name
         HomeSource(settings, "75")
 
 
-@pytest.mark.usefixtures("openmetrics")
 def test_an_endpoint_that_goes_away_leaves_its_last_figures_and_is_tried_again(settings: Settings) -> None:
     metrics = figures(settings)
     now = [100.0]
-    with serving(json.dumps(metrics.to_json())) as server:
+    with serving(openmetrics_of(metrics)) as server:
         source = EndpointSource(server.address, clock=lambda: now[0])
-        assert seen(source).metrics == metrics
-        device = {**metrics.to_json()["devices"][0], "papers": metrics.devices[0].papers + 50}
-        server.text = json.dumps({**metrics.to_json(), "devices": [device]})
+        told = seen(source).metrics
+        assert (told.run_id, told.papers_done, told.state) == (metrics.run_id, metrics.papers_done, metrics.state)
+        assert [device.health for device in told.devices] == [device.health for device in metrics.devices]
+        device = replace(metrics.devices[0], papers=metrics.devices[0].papers + 50)
+        server.text = openmetrics_of(replace(metrics, devices=[device]))
         now[0] = 110.0
         assert seen(source).series.papers_per_second(110.0, 5) == pytest.approx([5] * 5)
         port = server.server_port
@@ -93,11 +88,10 @@ def test_an_endpoint_that_goes_away_leaves_its_last_figures_and_is_tried_again(s
     away = seen(source)
     assert away.away.startswith(f"http://127.0.0.1:{port}/metrics does not answer (connection refused)")
     assert away.away.endswith("figures of 20 s ago")
-    with serving(json.dumps(metrics.to_json()), port):
+    with serving(openmetrics_of(metrics), port):
         assert seen(source).away == ""
 
 
-@pytest.mark.usefixtures("openmetrics")
 @pytest.mark.parametrize(("text", "said"), [("", "answers with HTTP 404"), ("<html>", "with the metrics of a run")])
 def test_what_is_no_endpoint_of_a_run_is_said(text: str, said: str) -> None:
     with serving(text) as server:
