@@ -4,6 +4,7 @@ from dagster import Definitions
 
 from arxiv_embed.pipeline.assets import CHECKPOINTS, metadata_assets
 from arxiv_embed.pipeline.failed_shards import failed_shards
+from arxiv_embed.pipeline.gpu_health import gpu_health
 from arxiv_embed.pipeline.harvesting import harvest, harvest_metadata
 from arxiv_embed.pipeline.housekeeping import prune_records, schedules, tend_store, verify_checkpoints
 from arxiv_embed.pipeline.io_manager import CheckpointIOManager
@@ -18,7 +19,7 @@ from arxiv_embed.settings import settings_from_environment
 embedding = EmbeddingResource.configure_at_launch()
 
 defs = Definitions(
-    assets=[metadata_assets(code_versions_by_default(settings_from_environment()))],
+    assets=[metadata_assets(code_versions_by_default(settings_from_environment())), gpu_health],
     jobs=[
         embed_shards,
         embed_pending,

@@ -13,21 +13,35 @@ from arxiv_embed.checkpoint.lock import Locked
 from arxiv_embed.checkpoint.quarantine import Damage
 from arxiv_embed.error_patterns import ErrorPatterns
 from arxiv_embed.errors import FatalError, Kind, sentence
-from arxiv_embed.events import DamageFound, ErrorMet, Event, RunFinished, ShardFailed, ShardGivenUp, ShardLeft
+from arxiv_embed.events import (
+    DamageFound,
+    ErrorMet,
+    Event,
+    HealthReported,
+    RunFinished,
+    ShardFailed,
+    ShardGivenUp,
+    ShardLeft,
+)
 from arxiv_embed.record import ProgressWriter, progress_path
 from arxiv_embed.settings import Settings
 
 
 class Journal:
     """A context manager that keeps the run's record open; `tell` is given a line for whoever watches, `on_damage` what
-    did not verify of a checkpoint.
+    did not verify of a checkpoint, `on_health` each report of the devices' health, by the thread that recorded it.
 
     `failed`, `given_up` and `left` say of shards why they are not done; `damages` are the (asset, shard) of which a
     file was damaged.
     """
 
     def __init__(
-        self, settings: Settings, run_id: str, tell: Callable[[str], object], on_damage: Callable[[Damage], object]
+        self,
+        settings: Settings,
+        run_id: str,
+        tell: Callable[[str], object],
+        on_damage: Callable[[Damage], object],
+        on_health: Callable[[HealthReported], object] = lambda report: None,
     ) -> None:
         self.tell = tell
         self.failed: dict[str, str] = {}
@@ -36,6 +50,7 @@ class Journal:
         self.damages: set[tuple[str, str]] = set()
         self._home = settings.home
         self._on_damage = on_damage
+        self._on_health = on_health
         self._writer = ProgressWriter(progress_path(settings, run_id))
         self._errors = ErrorPatterns()
         self._begun = time.monotonic()
@@ -53,6 +68,9 @@ class Journal:
     def record(self, event: Event) -> None:
         with disk_faults_as_sentences(self._home):
             self._writer.write(event)
+        if isinstance(event, HealthReported):
+            with contextlib.suppress(Exception):  # whoever listens does not disturb the watch
+                self._on_health(event)
 
     @property
     def all_is_done(self) -> bool:

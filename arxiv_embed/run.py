@@ -21,6 +21,7 @@ from arxiv_embed.encoding.space import Space
 from arxiv_embed.equipment import Equipment
 from arxiv_embed.errors import ArxivEmbedError, FatalError, masked
 from arxiv_embed.events import (
+    HealthReported,
     MetricsServed,
     PapersRead,
     RunStarted,
@@ -55,7 +56,7 @@ READER_WAIT_SECONDS = 600.0
 
 class Run:
     """A context manager: one run's open things. `tell` is given a line for whoever watches, `on_damage` what did not
-    verify of a checkpoint; either may be called at any time.
+    verify of a checkpoint, `on_health` how the devices are; each may be called at any time, the last by any thread.
 
     A step looks at what the checkpoint store holds before it does anything, so a step that is tried again repeats
     nothing.
@@ -68,11 +69,12 @@ class Run:
         run_id: str,
         tell: Callable[[str], object] = lambda line: None,
         on_damage: Callable[[Damage], object] = lambda damage: None,
+        on_health: Callable[[HealthReported], object] = lambda report: None,
     ) -> None:
         self.options = options
         self.run_id = run_id
         self.plan: RunPlan = plan_run(options, settings)
-        self.journal = Journal(settings, run_id, tell, on_damage)
+        self.journal = Journal(settings, run_id, tell, on_damage, on_health)
         self._fresh = None if self.plan.fresh is None else self.plan.fresh | {run_id}
         self._settings = settings
         self._store = CheckpointStore(options.checkpoints, self.journal.damaged)

@@ -16,6 +16,7 @@ from arxiv_embed.history import FailedShard, refresh_history
 from arxiv_embed.journal import Journal
 from arxiv_embed.pipeline.connections import keep_connections
 from arxiv_embed.pipeline.failures import failed_shards
+from arxiv_embed.pipeline.gpu_health import HealthTeller
 from arxiv_embed.pipeline.killed import report_killed_runs
 from arxiv_embed.pipeline.notifications import FAILED
 from arxiv_embed.pipeline.reporter import Reporter
@@ -58,7 +59,10 @@ def embed(
         reporter.ask(lambda: report_killed_runs(context.instance, settings, reporter.say, but=context.run_id))
         _keep_batches(context, settings)
         options = embedding.options(gpus, settings)
-        with Run(options, settings, context.run_id, reporter.say, reporter.damaged) as run:
+        with (
+            HealthTeller(context) as health,
+            Run(options, settings, context.run_id, reporter.say, reporter.damaged, health.tell) as run,
+        ):
             reporter.on_trouble = partial(run.journal.met, "")
             failures = reporter.ask(lambda: failed_shards(context.instance, run))
             if not finds or options.retry_failed:
