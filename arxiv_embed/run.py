@@ -38,7 +38,7 @@ from arxiv_embed.plan import RunPlan, covers, embeddings_key, papers_key, plan_r
 from arxiv_embed.priority import parse_priority
 from arxiv_embed.processes import ProcessId
 from arxiv_embed.record import progress_path
-from arxiv_embed.runs import note_as_last
+from arxiv_embed.runs import note_as_last, report_path
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.shard_checkpoints import ShardCheckpoints
 from arxiv_embed.stores.protocol import VectorStore
@@ -57,6 +57,7 @@ READER_WAIT_SECONDS = 600.0
 class Run:
     """A context manager: one run's open things. `tell` is given a line for whoever watches, `on_damage` what did not
     verify of a checkpoint, `on_health` how the devices are; each may be called at any time, the last by any thread.
+    `shards` are those that it was begun for, and `report` is the file that says at its end what it did.
 
     A step looks at what the checkpoint store holds before it does anything, so a step that is tried again repeats
     nothing.
@@ -75,6 +76,8 @@ class Run:
         self.run_id = run_id
         self.plan: RunPlan = plan_run(options, settings)
         self.journal = Journal(settings, run_id, tell, on_damage, on_health)
+        self.shards: Sequence[str] = ()
+        self.report = report_path(settings, run_id)
         self._fresh = None if self.plan.fresh is None else self.plan.fresh | {run_id}
         self._settings = settings
         self._store = CheckpointStore(options.checkpoints, self.journal.damaged)
@@ -102,6 +105,7 @@ class Run:
 
     def start(self, shards: Sequence[str]) -> None:
         """Records what this run is about to do."""
+        self.shards = list(shards)
         note_as_last(self._settings, self.run_id)
         plans = [self.plan.of(key) for key in shards]
         embeds = [plan for plan in plans if plan.embed]
@@ -109,7 +113,7 @@ class Run:
             RunStarted(
                 run_id=self.run_id,
                 metadata_dir=str(self.options.metadata_dir),
-                shards=list(shards),
+                shards=self.shards,
                 papers=sum(plan.shard.records for plan in embeds),
                 unchanged=len(self.plan.shards) - len(self.plan.pending),
                 model=self.plan.files.name,

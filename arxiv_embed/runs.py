@@ -11,6 +11,7 @@ from pathlib import Path
 
 from arxiv_embed.checkpoint.atomic import write_atomically
 from arxiv_embed.checkpoint.lock import FileLock, is_held
+from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.events import RunFinished
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.record import RECORD, ProgressReader, ProgressWriter, has_ended, progress_path
@@ -18,8 +19,17 @@ from arxiv_embed.settings import Settings
 
 LOCK = "process.lock"
 LAST = "last"
+REPORT = "report.html"
 LOOKED_AT_SECONDS = 5.0
 """Whoever looks whether a lock is held, holds it for a moment."""
+
+
+RUNS_NAMED = 5
+"""Of the last ones, where none has the name that was asked for."""
+
+
+class NoRun(ArxivEmbedError):
+    """There is no run to show."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,11 @@ class KilledRun:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.progress.started))
         done = f"{self.progress.papers_done:,} of {self.progress.papers:,} papers"
         return f"The run begun {began} was killed after {done}: this run goes on from what it had saved."
+
+
+def report_path(settings: Settings, run_id: str) -> Path:
+    """Where a run's report is, once there is one."""
+    return settings.runs / run_id / REPORT
 
 
 def hold_run(settings: Settings, run_id: str) -> FileLock:
@@ -80,6 +95,23 @@ def last_record(settings: Settings) -> Path | None:
 def recorded_runs(settings: Settings) -> list[Path]:
     """The records of all runs, that of the one begun last first."""
     return sorted(settings.runs.glob(f"*/{RECORD}"), key=_begun, reverse=True)
+
+
+def find_record(settings: Settings, named: str | None = None) -> Path:
+    """The record of the run of that id, or of the one id that begins so; of the last run where none is named. Raises
+    `NoRun` where there is none."""
+    runs = recorded_runs(settings)
+    if not runs:
+        raise NoRun(f"There has been no run in {settings.home}: start one with `arxiv-embed run --metadata-dir DIR`.")
+    if named is None:
+        return last_record(settings) or runs[0]
+    found = [record for record in runs if record.parent.name == named]
+    found = found or [record for record in runs if named and record.parent.name.startswith(named)]
+    if len(found) != 1:
+        what = f"{len(found)} runs begin with {named!r}" if found else f"There is no run {named!r}"
+        names = ", ".join(record.parent.name for record in (found or runs)[:RUNS_NAMED])
+        raise NoRun(f"{what} in {settings.home}: name one of the last, {names}.")
+    return found[0]
 
 
 def killed_runs(settings: Settings) -> Iterator[KilledRun]:

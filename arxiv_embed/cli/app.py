@@ -11,6 +11,7 @@ from arxiv_embed.cli.export import export
 from arxiv_embed.cli.harvest import harvest
 from arxiv_embed.cli.monitor import monitor
 from arxiv_embed.cli.plan import plan
+from arxiv_embed.cli.report import report
 from arxiv_embed.cli.run import run
 from arxiv_embed.cli.search import search
 from arxiv_embed.cli.serve import serve
@@ -25,6 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, plan, status, monitor, search, serve, export, spaces, harvest, demo, bench):
+for command in (run, plan, status, monitor, report, search, serve, export, spaces, harvest, demo, bench):
     app.command()(command)
 app.add_typer(checkpoint.app, name="checkpoint")

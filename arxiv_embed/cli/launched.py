@@ -15,6 +15,7 @@ from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
 from arxiv_embed.pipeline.launch import LaunchRequest
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.record import ProgressReader, progress_path
+from arxiv_embed.runs import REPORT
 from arxiv_embed.settings import RunOptions, Settings
 
 LAUNCH_MODULE = "arxiv_embed.pipeline.launch"
@@ -36,6 +37,11 @@ class LaunchedRun:
     def log(self) -> Path:
         """Everything that the process prints, Dagster's events among it."""
         return self._record.with_name("log.txt")
+
+    @property
+    def report(self) -> Path:
+        """What the process leaves at its end, where it had something to do and was not killed."""
+        return self._record.with_name(REPORT)
 
     def __enter__(self) -> Self:
         with disk_faults_as_sentences(self.log.parent):

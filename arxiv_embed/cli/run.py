@@ -139,6 +139,7 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
             console,
             f"Interrupted, with everything saved that was finished ({papers_done(progress)}): {again} to go on.",
         )
+        _name_report(launched, console)
         return INTERRUPTED
     if killed:
         number = -launched.exit_code
@@ -152,6 +153,7 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
     for held in held_by_store(options.store):
         if held.space.fingerprint == progress.space:
             say(console, f"{shown(options.store)} holds {plural(held.papers, 'paper')}, {plural(held.rows, 'row')}")
+    _name_report(launched, console)
     if launched.exit_code == SOMETHING_FAILED and not (progress.failed or progress.given_up or progress.left):
         why = _no_space(settings) or f"{launched.last_words()}: see {launched.log}"
         complain(f"The rows are stored, but Dagster could not be told: {why}")
@@ -175,6 +177,11 @@ def _follow(launched: LaunchedRun, console: Console) -> bool:
                     interrupted = True
                     display.say("Stopping: what is finished is being saved …")
                     launched.interrupt()
+
+
+def _name_report(launched: LaunchedRun, console: Console) -> None:
+    if launched.report.exists():
+        say(console, f"report: {shown(launched.report)}")
 
 
 def _all_unchanged(plan: RunPlan) -> str:

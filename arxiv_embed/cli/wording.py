@@ -1,4 +1,4 @@
-"""Wording of the commands: what all displays say alike, and what is said of a run's progress."""
+"""Wording of the commands: what a run has done, in the words that all displays have in common."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metrics import RunMetrics, metrics_of
 from arxiv_embed.monitor.series import Series
 from arxiv_embed.monitor.shards import Shards
-from arxiv_embed.record import ProgressReader, progress_path
-from arxiv_embed.runs import last_record, look_at, recorded_runs
+from arxiv_embed.record import ProgressReader
+from arxiv_embed.runs import find_record, last_record, look_at
 from arxiv_embed.settings import Settings
 
 ANSWER_SECONDS = 5.0
 LARGEST_ANSWER = 16 << 20
 """Bytes; a run's metrics are some kilobytes."""
-RUNS_NAMED = 5
+
 
 Clock = Callable[[], float]
 
@@ -52,10 +52,6 @@ class Source(Protocol):
     def trouble(self) -> str: ...
 
 
-class NoRun(ArxivEmbedError):
-    """There is no run to show."""
-
-
 class HomeSource:
     """The run of that id, or of the one id that begins so; without one the last run of the home, and whichever is begun
     after it. Raises `NoRun` where there is none."""
@@ -66,7 +62,7 @@ class HomeSource:
         self._settings = settings
         self._clock = clock
         self._follows = run_id is None
-        self._open(_found(settings, run_id))
+        self._open(find_record(settings, run_id))
 
     def look(self) -> Sight | None:
         last = last_record(self._settings) if self._follows else None
@@ -83,21 +79,6 @@ class HomeSource:
     def _take(self, event: Mapping[str, Any]) -> None:
         self._series.take(event)
         self._shards.take(event)
-
-
-def _found(settings: Settings, run_id: str | None) -> Path:
-    runs = recorded_runs(settings)
-    if not runs:
-        raise NoRun(f"There has been no run in {settings.home}: start one with `arxiv-embed run --metadata-dir DIR`.")
-    if run_id is None:
-        return last_record(settings) or runs[0]
-    found = [record for record in runs if record.parent.name == run_id]
-    found = found or [record for record in runs if run_id and record.parent.name.startswith(run_id)]
-    if len(found) != 1:
-        what = f"{len(found)} runs begin with {run_id!r}" if found else f"There is no run {run_id!r}"
-        names = ", ".join(record.parent.name for record in (found or runs)[:RUNS_NAMED])
-        raise NoRun(f"{what} in {settings.home}: name one of the last, {names}.")
-    return progress_path(settings, found[0].parent.name)
 
 
 class EndpointSource:

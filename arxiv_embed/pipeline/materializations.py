@@ -16,6 +16,7 @@ from dagster import (
     AssetRecordsFilter,
     DagsterInstance,
     MetadataValue,
+    PathMetadataValue,
     TableMetadataValue,
     TableRecord,
 )
@@ -53,9 +54,15 @@ def materialization(report: Report, run: Run) -> AssetMaterialization:
             "skipped papers": report.skipped_papers,
             "seconds": round(report.seconds, 3),
             "store": masked(run.options.store),
+            **linked_report(run),
         }
     tags = version_tags(asset, report.shard, run)
     return AssetMaterialization(asset, partition=report.shard, metadata=metadata, tags=tags)
+
+
+def linked_report(run: Run) -> dict[str, PathMetadataValue]:
+    """Where the report of a run is, or will be at its end."""
+    return {"report of the run": MetadataValue.path(run.report)}
 
 
 def checked_materialization(
@@ -145,6 +152,7 @@ def _of_embeddings(report: ShardEmbedded, run: Run) -> RawMetadataMapping:
         "model": run.plan.files.name,
         "space": MetadataValue.json(vars(run.space)),
         **dict(_of_devices(run.embedder.batches)),
+        **linked_report(run),
         "picture": MetadataValue.md(_picture(report.shard, run)),
     }
 

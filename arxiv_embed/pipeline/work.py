@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from textwrap import shorten
+from typing import Any
 
-from dagster import Failure, OpExecutionContext
+from dagster import Failure, MetadataValue, OpExecutionContext
 
 from arxiv_embed.attempts import PASSING, STEPS, Attempts
 from arxiv_embed.batch_history import keep_batches
@@ -18,6 +20,7 @@ from arxiv_embed.pipeline.connections import keep_connections
 from arxiv_embed.pipeline.failures import failed_shards
 from arxiv_embed.pipeline.gpu_health import HealthTeller
 from arxiv_embed.pipeline.killed import report_killed_runs
+from arxiv_embed.pipeline.materializations import linked_report
 from arxiv_embed.pipeline.notifications import FAILED
 from arxiv_embed.pipeline.reporter import Reporter
 from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
@@ -91,7 +94,9 @@ def embed(
         if run is not None:
             _keep_history(context, settings, run)
             _keep_batches(context, settings)
-    _raise_what_is_not_done(run.journal, len(chosen))
+            if (run.shards or not run.journal.all_is_done) and not check_only:
+                _write_report(context, settings, run)
+    _raise_what_is_not_done(run.journal, len(chosen), linked_report(run))
     return shard_log
 
 
@@ -122,17 +127,19 @@ def _start(run: Run, chosen: Sequence[str], failures: Mapping[str, FailedShard])
     return shards
 
 
-def _raise_what_is_not_done(journal: Journal, chosen: int) -> None:
-    """Raises `Failure` where shards failed or were given up, or others are at work on them."""
+def _raise_what_is_not_done(journal: Journal, chosen: int, about: Mapping[str, MetadataValue[Any]]) -> None:
+    """Raises `Failure` where shards failed or were given up, or others are at work on them, with metadata `about` the
+    run."""
     if reasons := {**journal.failed, **journal.given_up}:
         some = "; ".join(list(reasons.values())[:REASONS_SHOWN])
         short = {shard: shorten(reason, SHORT_REASON) for shard, reason in reasons.items()}
         raise Failure(
-            f"{len(reasons)} of {chosen} shards failed: {some}", metadata={FAILED: short}, allow_retries=False
+            f"{len(reasons)} of {chosen} shards failed: {some}", metadata={FAILED: short, **about}, allow_retries=False
         )
     if journal.left:
         raise Failure(
-            f"Others are at work on {', '.join(journal.left)}, which are left to them.", metadata={"left": journal.left}
+            f"Others are at work on {', '.join(journal.left)}, which are left to them.",
+            metadata={"left": journal.left, **about},
         )
 
 
@@ -156,3 +163,16 @@ def _keep_batches(context: OpExecutionContext, settings: Settings) -> None:
         keep_batches(settings)
     except Exception as error:  # noqa: BLE001
         context.log.warning(f"The history of batches could not be written ({error}): the next run makes it.")
+
+
+def _write_report(context: OpExecutionContext, settings: Settings, run: Run) -> None:
+    """Leaves the run's report beside its record; `arxiv-embed report` makes it at any time, so that it fails stops
+    nothing."""
+    try:
+        from arxiv_embed.report.writing import write_report  # with matplotlib, which no run waits for at its start
+
+        write_report(settings, run.run_id, run.options.checkpoints)
+        context.log.info(f"The run's report: {run.report}")
+    except Exception as error:  # noqa: BLE001
+        with contextlib.suppress(Exception):  # Dagster's database may be away
+            context.log.warning(f"The report could not be written ({error}): `arxiv-embed report` makes it again.")

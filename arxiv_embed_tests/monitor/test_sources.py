@@ -9,9 +9,9 @@ import pytest
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.exposition import openmetrics_of
 from arxiv_embed.metrics import RunMetrics
-from arxiv_embed.monitor.sources import EndpointSource, HomeSource, NoRun, Sight, url_of
+from arxiv_embed.monitor.sources import EndpointSource, HomeSource, Sight, url_of
 from arxiv_embed.record import ProgressWriter, progress_path
-from arxiv_embed.runs import note_as_last
+from arxiv_embed.runs import NoRun, note_as_last
 from arxiv_embed.settings import Settings
 from arxiv_embed_tests.monitor import records
 from arxiv_embed_tests.monitor.endpoint import serving
