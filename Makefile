@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up what they need. `make test-slow` is a hundred
 # killed runs, which take an hour and leave their outcome in bench/results/kills.json. `make screenshots` renews the
-# pictures of Dagster's pages, of the search page and of the monitor in docs/. `make --keep-going peers` makes the
+# pictures of Dagster's pages, of the search page, of the monitor and of a report in docs/. `make --keep-going peers` makes the
 # environments of the other tools that `arxiv-embed bench embed` measures beside this one (7 GB, minutes); one that does
 # not install is left out there.
 
@@ -21,7 +21,8 @@ test-slow: develop
 	$(BIN)/pytest -m slow --numprocesses=0 -s
 
 screenshots: develop
-	ARXIV_EMBED_SCREENSHOTS=docs $(BIN)/pytest arxiv_embed_tests/deployment/test_browser.py arxiv_embed_tests/web/test_browser.py arxiv_embed_tests/monitor/test_app.py
+	ARXIV_EMBED_SCREENSHOTS=docs $(BIN)/pytest arxiv_embed_tests/deployment/test_browser.py arxiv_embed_tests/web/test_browser.py \
+		arxiv_embed_tests/monitor/test_app.py arxiv_embed_tests/report/test_browser.py
 
 peers: $(patsubst bench/peers/%.txt,$(PEERS)/%/.ready,$(wildcard bench/peers/*.txt))
 

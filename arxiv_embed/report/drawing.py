@@ -102,6 +102,6 @@ def _inline(figure: Figure, name: str) -> Markup:
         svg,
         count=1,
     )
-    svg = svg.replace("xlink:href=", "href=")
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg).replace("xlink:href=", "href=")
     svg = re.sub(r"#000[123]\w\w", lambda found: f"var(--{COLOURS[found[0]]})", svg)
     return Markup(re.sub(r">\s+<", "><", svg))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -14,9 +14,13 @@ from markupsafe import Markup, escape
 from arxiv_embed.errors import masked
 from arxiv_embed.gpu.health import Verdict
 from arxiv_embed.metrics import DeviceMetrics
-from arxiv_embed.report.advice import advice_of
+from arxiv_embed.report.advice import SHORT_RUN, advice_of
+from arxiv_embed.report.series import shows_batches, shows_health
 from arxiv_embed.report.timeline import RUNNING, ShardLine, Timeline
 from arxiv_embed.wording import count, duration, plural, size
+
+if TYPE_CHECKING:
+    from arxiv_embed.report.pictures import Picture
 
 SHARDS_SHOWN, TROUBLES_SHOWN, REASONS_SHOWN, FAILURES_SHOWN = 200, 60, 12, 40
 ORDER = ("failed", "given up", "left", "waiting", "read", "embedded", "stored")
@@ -47,8 +51,6 @@ _environment.filters.update(
 
 def report_page(timeline: Timeline) -> str:
     """The whole page as HTML."""
-    from arxiv_embed.report.pictures import pictures  # matplotlib takes its time, and not every run comes so far
-
     progress, metrics = timeline.progress, timeline.metrics
     shards = sorted(timeline.shards.values(), key=lambda shard: ORDER.index(shard.state))
     return _environment.get_template("template.html").render(
@@ -57,9 +59,11 @@ def report_page(timeline: Timeline) -> str:
         metrics=metrics,
         title=_title(timeline),
         running=progress.state in RUNNING,
+        short=computing_seconds(timeline) < SHORT_RUN,
+        short_run=SHORT_RUN,
         figures=dict(_figures(timeline)),
         advice=advice_of(timeline),
-        pictures=pictures(timeline),
+        pictures=_pictures(timeline),
         devices=[_device(device, timeline) for device in metrics.devices],
         shards=shards[:SHARDS_SHOWN],
         more_shards=len(shards) - SHARDS_SHOWN,
@@ -74,6 +78,14 @@ def report_page(timeline: Timeline) -> str:
         verdicts=list(Verdict),
         now=timeline.now,
     )
+
+
+def _pictures(timeline: Timeline) -> Sequence[Picture]:
+    if not (shows_batches(timeline) or shows_health(timeline)):
+        return ()
+    from arxiv_embed.report.pictures import pictures  # with matplotlib, which takes its time
+
+    return pictures(timeline)
 
 
 def _title(timeline: Timeline) -> str:

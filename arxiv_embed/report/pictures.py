@@ -13,7 +13,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from arxiv_embed.gpu.health import Verdict
 from arxiv_embed.report.drawing import ALARM, INK, SOFT, VERDICTS, colour_of, sheet
-from arxiv_embed.report.series import Floats, highest, rates, shares, some, stretches
+from arxiv_embed.report.series import (
+    Floats,
+    highest,
+    rates,
+    shares,
+    shows_batches,
+    shows_health,
+    some,
+    stretches,
+)
 from arxiv_embed.report.timeline import Timeline
 
 BINS = 160
@@ -23,8 +32,6 @@ MOST_DOTS = 240
 DASHED = (0, (2, 1.5))
 MOST_DEVICES = 16
 MOST_IN_LEGEND = 8
-FEWEST_BATCHES = 6
-FEWEST_REPORTS = 2
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,11 @@ class Picture:
 def pictures(timeline: Timeline) -> list[Picture]:
     """Those that there is something to see on."""
     drawn: list[Picture] = []
-    if len(timeline.batches) >= FEWEST_BATCHES:
+    if shows_batches(timeline):
         drawn += [_throughput(timeline), _memory(timeline), _lengths(timeline)]
-    if len(timeline.reports) >= FEWEST_REPORTS:
+    if shows_health(timeline):
         drawn.append(_health(timeline))
-    if len(timeline.batches) >= FEWEST_BATCHES and len(timeline.devices) > 1:
+    if shows_batches(timeline) and len(timeline.devices) > 1:
         drawn.append(_balance(timeline))
     return drawn
 

@@ -9,10 +9,21 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from arxiv_embed.report.timeline import DoneBatch
+from arxiv_embed.report.timeline import DoneBatch, Timeline
+
+FEWEST_BATCHES, FEWEST_REPORTS = 6, 2
+"""Below which there is nothing to see."""
 
 Floats = npt.NDArray[np.float64]
 Thing = TypeVar("Thing")
+
+
+def shows_batches(timeline: Timeline) -> bool:
+    return len(timeline.batches) >= FEWEST_BATCHES
+
+
+def shows_health(timeline: Timeline) -> bool:
+    return len(timeline.reports) >= FEWEST_REPORTS
 
 
 def rates(batches: Sequence[DoneBatch], edges: Floats) -> Floats:

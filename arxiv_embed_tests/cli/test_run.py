@@ -75,6 +75,16 @@ def test_a_port_that_is_taken_stops_a_run_before_it_starts(
     assert not (tmp_path / "home" / "runs").exists()
 
 
+def test_a_run_names_the_report_that_it_leaves(done: tuple[Path, str]) -> None:
+    home, printed = done
+    [page] = home.glob("runs/*/report.html")
+    assert printed.splitlines()[-1] == f"report: {page}"
+    html = page.read_text()
+    assert "300 papers embedded" in html
+    assert "src=" not in html
+    assert html.count("href=") == html.count('href="#')
+
+
 def test_the_same_run_again_has_nothing_to_do(done: tuple[Path, str], tiny_model: Path, examples: Path) -> None:
     home, _ = done
     again = arxiv_embed(home, "run", "--metadata-dir", examples, "--model", tiny_model)
