@@ -21,8 +21,9 @@ from arxiv_embed.events import HealthReported
 from arxiv_embed.gpu.health import Action, DeviceHealth, Verdict
 from arxiv_embed.journal import Journal
 from arxiv_embed.pipeline.gpu_health import MOST_CHANGES, Thinning, observation_of
+from arxiv_embed.pipeline.instance import open_instance
 from arxiv_embed.run import Report, Run
-from arxiv_embed.settings import RunOptions, Settings
+from arxiv_embed.settings import RunOptions, Settings, settings_from_environment
 from arxiv_embed_tests.fake_pool import FakePool
 from arxiv_embed_tests.pipeline.runs import SHARDS, execute
 
@@ -95,16 +96,19 @@ def test_numbers_are_floats_and_verdicts_have_their_reasons() -> None:
 
 
 def test_a_runs_reports_are_observations_of_the_run(
-    options: RunOptions, instance: DagsterInstance, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+    options: RunOptions, pool: FakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the project's own SQLite, which the step writes to meanwhile."""
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
     reports = [report(1, temperature=60.0), report(2, Verdict.HOT, temperature=91.0), report(3, temperature=70.0)]
     report_while_embedding(monkeypatch, reports)
-    run = execute("embed_pending", options, instance)
-    assert run.success
-    told = observations(instance)
-    assert [observation.metadata["cuda:0 temperature, °C"].value for observation in told] == [60.0, 91.0, 70.0]
-    records = instance.fetch_observations(AssetRecordsFilter(asset_key=AssetKey("gpu_health")), limit=9).records
-    assert {record.event_log_entry.run_id for record in records} == {run.run_id}
+    with open_instance(settings_from_environment()) as instance:
+        run = execute("embed_pending", options, instance)
+        assert run.success
+        told = observations(instance)
+        assert [observation.metadata["cuda:0 temperature, °C"].value for observation in told] == [60.0, 91.0, 70.0]
+        records = instance.fetch_observations(AssetRecordsFilter(asset_key=AssetKey("gpu_health")), limit=9).records
+        assert {record.event_log_entry.run_id for record in records} == {run.run_id}
 
 
 def test_a_database_that_takes_no_observation_holds_up_no_run(
