@@ -112,6 +112,7 @@ class HealthTeller:
         self._thinning = Thinning()
         self._waiting: queue.Queue[tuple[float, AssetObservation] | None] = queue.Queue(MOST_WAITING)
         self._closing = threading.Event()
+        self._is_over = False
         self._thread = threading.Thread(target=self._tell_all, name="health-teller", daemon=True)
 
     def __enter__(self) -> Self:
@@ -141,8 +142,9 @@ class HealthTeller:
     def _tell_all(self) -> None:
         while (waiting := self._waiting.get()) is not None:
             while not self._told(*waiting):
-                if self._closing.wait(AGAIN_SECONDS):
-                    return  # the run is over, and the database away: its record has all of this
+                if self._is_over:
+                    return  # and the database is away: the run's record has all of this
+                self._is_over = self._closing.wait(AGAIN_SECONDS)
 
     def _told(self, when: float, observation: AssetObservation) -> bool:
         event = DagsterEvent(
