@@ -77,8 +77,11 @@ class Budget:
         """Takes in a batch that was done: its peak, and what others hold now."""
         state = self._state
         state.other = other
-        if state.keeps and peak <= self._held:
-            self.law.widen(shape)  # it fitted into what was held before: how much it took cannot be told
+        if state.keeps and (peak <= self._held or not self.law.is_largest(shape)):
+            # It fitted into what was held before, or ended a little above it, as a heap grows: what it took itself
+            # cannot be told.
+            self.law.widen(shape)
+            self._held = max(self._held, peak)
         elif peak > state.base:
             self.law.observe(shape, peak - state.base)
             self._held = peak

@@ -10,7 +10,7 @@ from arxiv_embed.checkpoint.atomic import write_atomically
 from arxiv_embed.gpu.memory import MemoryLaw, Observation
 from arxiv_embed.gpu.protocol import Ready
 
-FORMAT = 1
+FORMAT = 2
 MOST = 2**50
 """No batch has taken more bytes."""
 

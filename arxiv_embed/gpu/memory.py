@@ -101,6 +101,10 @@ class MemoryLaw:
         """Whether the shape is near enough to what was done before for the law to speak of it."""
         return shape.padded <= GROWTH * self._most_padded and shape.square <= GROWTH * self._most_square
 
+    def is_largest(self, shape: Shape) -> bool:
+        """Whether no batch that was done is larger by any measure."""
+        return shape.padded >= self._most_padded or shape.square >= self._most_square
+
     def observe(self, shape: Shape, taken: int) -> None:
         """Takes in what a batch took, in bytes > 0."""
         self.widen(shape)

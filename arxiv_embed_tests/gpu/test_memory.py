@@ -182,3 +182,14 @@ def test_a_worker_that_keeps_its_memory_teaches_only_when_it_grows() -> None:
     of.done(Shape(1, 100, 100), 22 * GIB, 0)
     assert len(of.law.seen) == 1
     assert of.predicted_peak(Shape(1, 100, 100)) >= 22 * GIB
+
+
+def test_a_heap_that_grows_a_little_is_not_taken_for_what_a_small_batch_needs() -> None:
+    of = budget(keeps=True)
+    of.done(Shape(10, 1000, 100), 22 * GIB, 0)
+    for turn in range(50):
+        of.done(Shape(2, 100, 50), 22 * GIB + turn * 1_000, 0)
+    assert len(of.law.seen) == 1
+    assert of.predicted_peak(Shape(10, 1000, 100)) < 23 * GIB
+    of.done(Shape(20, 2000, 100), 24 * GIB, 0)
+    assert len(of.law.seen) == 2
