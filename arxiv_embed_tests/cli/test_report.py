@@ -58,7 +58,7 @@ def test_a_home_without_runs_and_a_folder_for_a_file_are_one_sentence_each(runs:
     assert "name the file" in str(report("--output", str(tmp_path)).exception)
     for run in (FIRST, SECOND):
         (runs / run / "progress.jsonl").unlink()
-    assert "There is no run in " in str(report().exception)
+    assert "There has been no run in " in str(report().exception)
 
 
 def test_it_is_opened_where_there_is_a_browser(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
