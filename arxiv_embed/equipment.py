@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import Self
 
 from arxiv_embed.estimates import LearnedTokens
-from arxiv_embed.events import DevicesFound, PoolReady
+from arxiv_embed.events import DevicesFound, HealthReported, PoolReady
+from arxiv_embed.gpu.health import HealthReport
 from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
 from arxiv_embed.gpu.pool import Pool
+from arxiv_embed.gpu.watch import Watch
 from arxiv_embed.journal import Journal
 from arxiv_embed.plan import RunPlan
 from arxiv_embed.settings import RunOptions, Settings
@@ -34,6 +36,8 @@ class Equipment:
         self._leases: DeviceLeases | None = None
         self._pool: Pool | None = None
         self._store: VectorStore | None = None
+        self._watch = Watch(options.health_seconds, self._report) if options.health_seconds else None
+        """Goes on counting its reports where the pool is started anew."""
 
     def __enter__(self) -> Self:
         return self
@@ -74,10 +78,14 @@ class Equipment:
                 production=self._options.production,
                 learned=self._settings.learned,
                 lengths=self.tokens.quick,
+                watch=self._watch,
             )
             self._pool = pool.__enter__()
             self._journal.record(PoolReady(self._pool.dtype, time.monotonic() - begun, self._pool.packed))
         return self._pool
+
+    def _report(self, report: HealthReport) -> None:
+        self._journal.record(HealthReported(**asdict(report)))
 
     def close_pool(self) -> None:
         """Ends the workers; the next call of `pool` starts others."""

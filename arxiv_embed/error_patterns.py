@@ -72,6 +72,10 @@ _BY_INCIDENT = {
     "lost": Kind.TRANSIENT,
     "hung": Kind.TRANSIENT,
     "retired": Kind.RESOURCE,
+    "paused": Kind.RESOURCE,
+    "shrunk": Kind.RESOURCE,
+    "restarted": Kind.TRANSIENT,
+    "unwatched": Kind.TRANSIENT,
 }
 
 
@@ -135,7 +139,7 @@ def _kind_known(error: BaseException) -> Kind | None:
 
 
 def kind_of_incident(what: str) -> Kind | None:
-    """The kind of a device's incident; None for one that is no error, as "back" and "waiting" are."""
+    """The kind of a device's incident; None for one that is no error, as "back", "cool again" and "waiting" are."""
     return _BY_INCIDENT.get(what)
 
 

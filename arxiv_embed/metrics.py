@@ -8,7 +8,7 @@ from typing import Any
 
 from arxiv_embed.progress import DeviceProgress, RunProgress
 
-RETRIED = ("failed", "lost", "hung", "out of memory")
+RETRIED = ("failed", "lost", "hung", "restarted", "out of memory")
 """Incidents after which a batch is tried again, whole or in halves."""
 
 

@@ -233,8 +233,10 @@ class RunProgress:
     def _on_device_incident(self, line: Mapping[str, Any]) -> None:
         device = self.devices.setdefault(line["device"], DeviceProgress())
         device.incidents[line["what"]] += 1
-        if line["what"] in ("lost", "hung", "retired", "back"):
-            device.trouble = "" if line["what"] == "back" else f"{line['what']}: {line['detail']}"
+        if line["what"] in ("lost", "hung", "restarted", "retired", "paused"):
+            device.trouble = f"{line['what']}: {line['detail']}"
+        elif line["what"] == "back" or (line["what"] == "cool again" and device.trouble.startswith("paused: ")):
+            device.trouble = ""
         if kind := kind_of_incident(line["what"]):
             self._meet(f"{line['what']}: {line['detail']}", kind, line, line["device"])
 

@@ -18,6 +18,7 @@ DEFAULT_OAI_URL = "https://oaipmh.arxiv.org/oai"
 DEFAULT_KEEP_DAYS = 30
 DEFAULT_METRICS_HOST = "127.0.0.1"
 MOST_PORT = 65535
+DEFAULT_HEALTH_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -180,3 +181,5 @@ class RunOptions:
     metrics_port: int | None = None
     """Where the run's metrics are served while it lives, 0 for any free port; None for nowhere."""
     metrics_host: str = DEFAULT_METRICS_HOST
+    health_seconds: float = DEFAULT_HEALTH_SECONDS
+    """How often the devices' health is looked at and reported; 0: never."""

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arxiv_embed.checkpoint.lock import is_held
+from arxiv_embed.errors import Kind
 from arxiv_embed.events import (
     BatchDone,
     DeviceIncident,
@@ -298,6 +299,27 @@ def test_what_went_wrong_on_a_device_is_counted_and_what_ails_it_now_is_told() -
     for what in ("back", "retired"):
         progress.apply({"time": 2.0, **asdict(DeviceIncident("a", "cpu:1", what, "x")), "event": "device_incident"})
         assert bool(progress.devices["cpu:1"].trouble) == (what == "retired")
+
+
+def test_a_device_that_rests_is_in_trouble_until_it_is_cool() -> None:
+    progress = RunProgress()
+
+    def happens(what: str, detail: str = "x") -> str:
+        event = DeviceIncident("a", "cuda:0", what, detail)
+        progress.apply({"time": 1.0, "event": event.name, **asdict(event)})
+        return progress.devices["cuda:0"].trouble
+
+    assert happens("paused", "91 °C, of 87 °C at most") == "paused: 91 °C, of 87 °C at most"
+    assert happens("shrunk") == "paused: 91 °C, of 87 °C at most"  # it works on, with that
+    assert happens("cool again") == ""
+    assert happens("restarted", "XID 95") == "restarted: XID 95"
+    assert happens("cool again") == "restarted: XID 95"
+    assert happens("back") == ""
+    assert {(pattern.signature, pattern.kind) for pattern in progress.errors.patterns()} == {
+        ("paused: # °C, of # °C at most", Kind.RESOURCE),
+        ("shrunk: x", Kind.RESOURCE),
+        ("restarted: XID #", Kind.TRANSIENT),
+    }
 
 
 def test_papers_that_failed_are_done_with_and_known_by_their_reason() -> None:

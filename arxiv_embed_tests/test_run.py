@@ -19,6 +19,7 @@ from arxiv_embed.estimates import LearnedTokens
 from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.inventory import DeviceFacts, cpu_model, describe
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
+from arxiv_embed.gpu.watch import Watch
 from arxiv_embed.plan import plan_run
 from arxiv_embed.record import ProgressReader, progress_path
 from arxiv_embed.run import Run
@@ -89,6 +90,25 @@ def test_a_shard_that_fails_leaves_the_devices_with_the_run(
         run.read("second.jsonl")
         run.embed("second.jsonl")
     assert are_free(settings)
+
+
+def test_a_run_has_one_watch_for_all_its_pools_and_none_where_that_is_asked(
+    options: RunOptions, settings: Settings, pool: FakePool
+) -> None:
+    pool.fail_after = 0
+    watches = []
+    with Run(options, settings, "run") as run:
+        run.start(["first.jsonl", "second.jsonl"])
+        for shard in ("first.jsonl", "second.jsonl"):
+            run.read(shard)
+            with pytest.raises(RuntimeError):
+                run.embed(shard)
+            watches.append(pool.options["watch"])
+    assert isinstance(watches[0], Watch)
+    assert watches[0] is watches[1]
+    pool.fail_after = None
+    embed_first(replace(options, health_seconds=0.0), settings, "unwatched")
+    assert pool.options["watch"] is None
 
 
 def test_a_run_that_embeds_nothing_takes_no_device(options: RunOptions, settings: Settings, pool: FakePool) -> None:

@@ -15,6 +15,7 @@ from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
+    DEFAULT_HEALTH_SECONDS,
     DEFAULT_METRICS_HOST,
     DEFAULT_SHARD_PAPERS,
     DEFAULT_STORE,
@@ -80,6 +81,9 @@ CheckpointDir = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Embed so many papers and no more.")]
 ShardPapers = Annotated[int, typer.Option(min=1, help="Papers of a shard at most.")]
+HealthSeconds = Annotated[
+    float, typer.Option(min=0.0, max=86_400.0, help="Look at the devices' health so often, in seconds; 0: never.")
+]
 Priority = Annotated[
     list[str] | None,
     typer.Option(help=f"Papers to take first; may be given several times: {FORMS}.", show_default=False),
@@ -150,6 +154,7 @@ def run_options(
     attempts: int = DEFAULT_ATTEMPTS,
     metrics_port: int | None = None,
     metrics_host: str | None = None,
+    health_seconds: float = DEFAULT_HEALTH_SECONDS,
 ) -> RunOptions:
     """Raises `ArxivEmbedError` where no metadata folder is named, for a priority that makes no sense, and for options
     that do not go together."""
@@ -180,4 +185,5 @@ def run_options(
         priority=parse_priority(priority or ()).specs,
         metrics_port=metrics_port,
         metrics_host=metrics_host or settings.metrics_host,
+        health_seconds=health_seconds,
     )

@@ -22,6 +22,7 @@ from arxiv_embed.runs import killed_runs
 from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
+    DEFAULT_HEALTH_SECONDS,
     DEFAULT_SHARD_PAPERS,
     RunOptions,
     Settings,
@@ -59,6 +60,7 @@ def run(
     attempts: ask.Attempts = DEFAULT_ATTEMPTS,
     metrics_port: ask.MetricsPort = None,
     metrics_host: ask.MetricsHost = None,
+    health_seconds: ask.HealthSeconds = DEFAULT_HEALTH_SECONDS,
 ) -> None:
     """Embed what a metadata folder holds and the store does not.
 
@@ -97,6 +99,7 @@ def run(
         attempts=attempts,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
+        health_seconds=health_seconds,
     )
     raise typer.Exit(embed_folder(options, settings, open_console()))
 

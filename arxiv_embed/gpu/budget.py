@@ -38,6 +38,13 @@ class Budget:
         self._held = state.base
         self.scale = 1.0
         """What is used of the room."""
+        self.is_kept_small = False
+        """Whether it does not recover at present."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that the worker held at most at its last batch."""
+        return self._held
 
     @property
     def free(self) -> int:
@@ -87,7 +94,7 @@ class Budget:
             self._held = peak
         if peak + other > CRITICAL * state.total:
             self._shrink(SHRINK_CRITICAL)
-        else:
+        elif not self.is_kept_small:
             self.scale = min(1.0, self.scale * RECOVERY)
 
     def ran_out(self, shape: Shape, other: int) -> None:
@@ -95,6 +102,15 @@ class Budget:
         self._state.other = other
         self.law.observe_more_than(shape, self.free)
         self._shrink(SHRINK_OUT_OF_MEMORY)
+
+    def shrink(self) -> None:
+        """Whoever watches over the device found that it is too much; it stays small until `recover` is called."""
+        self._shrink(SHRINK_CRITICAL)
+        self.is_kept_small = True
+
+    def recover(self) -> None:
+        """It may grow again, batch by batch."""
+        self.is_kept_small = False
 
     def killed(self) -> None:
         """Its worker was killed by SIGKILL: it may be that the machine's memory ran out."""

@@ -123,6 +123,11 @@ class Faults:
         elif lane.deaths >= self._patience.deaths or lane.losses >= self._patience.failures_in_a_row:
             self._doubt(lane, f"{lane.losses} workers were lost, the last because {why}")
 
+    def retire(self, lane: Lane, why: str) -> None:
+        """The device is gone: its worker is ended at once, which nothing can be awaited from, and blamed for nothing.
+        Raises `NoDeviceLeft` where it was the last."""
+        self._retire(lane, why, within=0.0)
+
     def _killed(self, lane: Lane, batch: Batch, reason: str) -> None:
         batch.kills += 1
         batch.avoid.add(lane.name)
@@ -142,9 +147,9 @@ class Faults:
             self._retire(lane, why)
         lane.doubt = why
 
-    def _retire(self, lane: Lane, why: str) -> None:
+    def _retire(self, lane: Lane, why: str, within: float = STOP_SECONDS) -> None:
         self.again.extendleft(batch for batch in reversed(lane.batches) if not batch.probe)
-        lane.stop()
+        lane.stop(within)
         lane.retire(time.monotonic())
         self.report(lane, "retired", why)
         if not any(other.is_usable for other in self._lanes):

@@ -30,6 +30,7 @@ class Action(StrEnum):
     RESTART = "restart"
     RETIRE = "retire"
     BRING_BACK = "bring back"
+    """From its rest, from small batches, or from among the retired."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +72,15 @@ class DeviceHealth:
     queue: int = 0
     computing: float = 0.0
     expected: float = 0.0
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """All devices at one moment; `number`, `late`, `waiting`, `cpu` and `memory` as in `events.HealthReported`."""
+
+    number: int
+    late: float
+    waiting: int
+    cpu: float | None
+    memory: int | None
+    devices: Sequence[DeviceHealth]

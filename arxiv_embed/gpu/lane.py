@@ -85,6 +85,8 @@ class Lane:
         self.doubt = ""
         """Why it is to show, by a paper that was embedded before, that it can still do that."""
         self.retirements = 0
+        self.rests = False
+        """Whether it gets no batch until it is cool; what is under way is finished."""
         self.done = 0
         """Batches, of all its workers."""
         self.exit_code = 0
@@ -188,7 +190,12 @@ class Lane:
 
     @property
     def has_room(self) -> bool:
-        return self.state is State.READY and len(self.sent) < DEPTH
+        return self.takes_batches and len(self.sent) < DEPTH
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it computes now, and gets more to compute."""
+        return self.state is State.READY and not self.rests
 
     @property
     def has_spoken(self) -> bool:

@@ -31,7 +31,9 @@ class BatchReport:
 class Incident:
     """Something that went wrong on a device, or came right again.
 
-    `what` is "out of memory", "failed", "lost", "hung", "waiting" (for memory that others hold), "retired" or "back".
+    `what` is "out of memory", "failed", "lost", "hung", "waiting" (for memory that others hold), "retired" or "back";
+    by what the watch has found "paused", "cool again", "shrunk", "grows again", "restarted", "seen again", or
+    "unwatched".
     """
 
     device: str

@@ -78,7 +78,7 @@ class FixedPlanner:
     def next_batch(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
         if batch := _retried(self.again, lane, lanes, lambda shape: True):
             return batch
-        usable = [other for other in lanes if other.state is State.READY]
+        usable = [other for other in lanes if other.takes_batches]
         if lane is not usable[self._turn % len(usable)]:
             return None
         if not self._papers or (len(self._papers) < self._batch_size and not self.ended):
@@ -187,7 +187,7 @@ class TokenPlanner:
         return None
 
     def _draw_near_the_end(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
-        working = [other for other in lanes if other.state is State.READY and not other.budget.is_critical]
+        working = [other for other in lanes if other.takes_batches and not other.budget.is_critical]
         if not all(other.speed.rate for other in working):
             if lane.sent:
                 return None

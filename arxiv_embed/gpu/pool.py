@@ -19,10 +19,12 @@ from arxiv_embed.gpu.crew import Crew
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.gpu.lane import Lane, Patience, Sent, State
+from arxiv_embed.gpu.orders import obey
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident, Outcome, encoded_papers
 from arxiv_embed.gpu.planner import FixedPlanner, Planner, TokenPlanner
 from arxiv_embed.gpu.process import WORKER
 from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, OutOfMemory, receive
+from arxiv_embed.gpu.watch import Watch
 from arxiv_embed.settings import DEFAULT_BATCH_SIZE
 
 TICK_SECONDS = 1.0
@@ -38,7 +40,8 @@ class Pool:
     In production mode batches are formed by tokens and memory for whichever device would have them done first; in
     standard mode they are `batch_size` papers each, dealt round robin. `learned` is the folder where what was learned
     of memory is kept; without it nothing is. `lengths` tells about how long texts are, by which they are ordered before
-    they are tokenized, in production mode; without it they are taken as they come.
+    they are tokenized, in production mode; without it they are taken as they come. `watch` looks after the devices as
+    long as the pool is open.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class Pool:
         lengths: Lengths | None = None,
         command: Sequence[str] = WORKER,
         patience: Patience | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch
         self._patience = patience or Patience()
         self._crew = Crew(files, space, devices, dtype, learned, command, self._patience)
         self._lanes, self._faults = self._crew.lanes, self._crew.faults
@@ -62,6 +67,7 @@ class Pool:
         self._production = production
         self._lengths = lengths
         self._stuck_since: float | None = None
+        self._waiting = 0
 
     @property
     def dtype(self) -> str:
@@ -78,14 +84,25 @@ class Pool:
         return PaperTokenizer(self._crew.files, self._crew.space)
 
     def __enter__(self) -> Self:
-        self._crew.start()
+        if self._watch is not None:
+            self._watch.begin(self._lanes, lambda: self._waiting)
+        try:
+            self._crew.start()
+        except BaseException:
+            self._end_watch()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end_watch()
         self._crew.stop()
         self._crew.save_laws()
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
 
     def change_model(self, files: ModelFiles, space: Space, lengths: Lengths | None = None) -> None:
         """Has the running workers load another model, to embed in a space of that model's; the arithmetic stays.
@@ -140,6 +157,7 @@ class Pool:
                     now = time.monotonic()
                     self._mend(planner, now)
                     self._dispatch(planner, now)
+                    self._waiting = planner.waiting
                     faults.tell(on_incident)
                     while faults.given_up:
                         yield faults.given_up.popleft()
@@ -156,7 +174,10 @@ class Pool:
                 lane.forget()
 
     def _mend(self, planner: Planner, now: float) -> None:
-        """Starts workers whose pause is over, ends those that are overdue, and looks at memory that others hold."""
+        """Does what the watch asks for, starts workers whose pause is over, ends those that are overdue, and looks at
+        memory that others hold."""
+        for order in self._watch.orders.take() if self._watch is not None else ():
+            obey(order, self._lanes, self._faults, now)
         for lane in self._lanes:
             if lane.state in (State.PAUSED, State.RETIRED) and now >= lane.until:
                 self._crew.restart(lane)
@@ -175,7 +196,7 @@ class Pool:
         while given:
             given = False
             for lane in sorted(self._lanes, key=lambda lane: (len(lane.sent), lane.seconds_left(now))):
-                if lane.doubt:
+                if lane.doubt and not lane.rests:
                     self._probe(lane, now)
                 elif lane.has_room and (batch := planner.next_batch(lane, self._lanes, now)):
                     lane.send(batch, now, checked=self._production)
@@ -189,8 +210,9 @@ class Pool:
             lane.send(Batch([self._faults.proven], probe=True), now, checked=False)
 
     def _try_the_impossible(self, planner: Planner, now: float) -> None:
-        """Where papers wait and no device has room for any: waits a while for memory that others hold, then tries."""
-        idle = [lane for lane in self._lanes if lane.is_idle]
+        """Where papers wait and no device has room for any: waits a while for memory that others hold, then tries. A
+        device that rests may have room when it is cool, and is waited for."""
+        idle = [lane for lane in self._lanes if lane.is_idle and not lane.rests]
         choosing = planner.ended or not planner.wants()
         if not planner.waiting or not choosing or len(idle) < sum(lane.is_usable for lane in self._lanes):
             self._stuck_since = None

@@ -6,6 +6,7 @@ when a shard needs it.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from dagster import ConfigurableResource
@@ -18,6 +19,7 @@ from arxiv_embed.priority import FORMS, parse_priority
 from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
+    DEFAULT_HEALTH_SECONDS,
     DEFAULT_METRICS_HOST,
     DEFAULT_SHARD_PAPERS,
     MOST_BATCH_SIZE,
@@ -45,6 +47,9 @@ class GpuResource(ConfigurableResource):  # type: ignore[type-arg]
         "False: fixed batches, dealt round robin",
     )
     wait: bool = Field(default=True, description="Wait for devices that another run has; False: fail at once")
+    health_seconds: float = Field(
+        default=DEFAULT_HEALTH_SECONDS, description="Look at the devices' health so often, in seconds; 0: never"
+    )
 
 
 class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
@@ -87,6 +92,8 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             _check(name, getattr(self, name))
         if self.metrics_port is not None and not 0 <= self.metrics_port <= MOST_PORT:
             raise ArxivEmbedError(f"metrics_port is {self.metrics_port}: give a port up to {MOST_PORT}, or 0.")
+        if not 0 <= gpus.health_seconds < math.inf:
+            raise ArxivEmbedError(f"health_seconds is {gpus.health_seconds}: give a number of seconds, or 0 for never.")
         folder = Path(self.metadata_dir).expanduser().absolute() if self.metadata_dir else settings.metadata_dir
         if folder is None:
             raise ArxivEmbedError(
@@ -114,6 +121,7 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             wait_for_devices=gpus.wait,
             metrics_port=settings.metrics_port if self.metrics_port is None else self.metrics_port,
             metrics_host=self.metrics_host or settings.metrics_host,
+            health_seconds=gpus.health_seconds,
         )
 
     def space(self, settings: Settings, *, local_only: bool = False) -> Space:
@@ -141,6 +149,7 @@ def resource_config(options: RunOptions) -> dict[str, object]:
         "batch_size": options.batch_size,
         "production": options.production,
         "wait": options.wait_for_devices,
+        "health_seconds": options.health_seconds,
     }
     embedding = {
         "metadata_dir": str(options.metadata_dir),

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, examples: Path) -> tuple[Path, str]:
     """A home in which the sample was embedded, and what the command printed; the tiny model's vectors mean nothing."""
     home = tmp_path_factory.mktemp("home")
-    asked = ["--metadata-dir", examples, "--model", tiny_model, "--devices", "cpu:1", "--metrics-port", "0"]
-    result = arxiv_embed(home, "run", *asked)
+    options = ("--devices", "cpu:1", "--health-seconds", "0.2", "--metrics-port", "0")
+    result = arxiv_embed(home, "run", "--metadata-dir", examples, "--model", tiny_model, *options)
     assert result.returncode == 0, result.stdout + result.stderr
     return home, result.stdout
 
@@ -83,6 +83,20 @@ def test_a_run_names_the_report_that_it_leaves(done: tuple[Path, str]) -> None:
     assert "300 papers embedded" in html
     assert "src=" not in html
     assert html.count("href=") == html.count('href="#')
+
+
+def test_the_health_of_the_devices_stands_in_the_record_as_often_as_was_asked(done: tuple[Path, str]) -> None:
+    home, _ = done
+    [record] = (home / "runs").glob("*/progress.jsonl")
+    reports = [event for event in map(json.loads, record.read_text().splitlines()) if event["event"] == "health"]
+    assert [report["number"] for report in reports] == list(range(1, len(reports) + 1))
+    assert len(reports) > 2
+    [health] = reports[-1]["devices"]
+    assert health["verdict"] == "ok"
+    assert health["cpu"] is not None
+    assert health["process_memory"] > 0
+    assert 0 < health["memory_used"] < health["memory_total"]
+    assert reports[-1]["memory"] > 0
 
 
 def test_the_same_run_again_has_nothing_to_do(done: tuple[Path, str], tiny_model: Path, examples: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,10 @@ class FakeInstance:
 @dataclass(frozen=True)
 class FakeGpu:
     """`memory` in all and free, bytes; `links` the bus at the far end of each NVLink, None for an inactive one;
-    `instances` in MIG mode, None for an empty place; `silent` are the questions that it does not answer."""
+    `instances` in MIG mode, None for an empty place; `silent` are the questions that it does not answer. `temperature`
+    and the one from which it slows down in °C, `milliwatts` at most and in `usage`, `utilization` in percent, `clocks`
+    as they are and at most, `reasons` why they are lower, `ecc` errors corrected and not. With `lost`, it answers
+    nothing but this code."""
 
     uuid: str
     bus: int = 0x17
@@ -34,6 +38,14 @@ class FakeGpu:
     links: tuple[int | None, ...] = ()
     instances: tuple[FakeInstance | None, ...] | None = None
     silent: frozenset[str] = frozenset()
+    temperature: int = 45
+    slowdown: int = 90
+    usage: int = 300_000
+    utilization: int = 97
+    clocks: tuple[int, int] = (1755, 1980)
+    reasons: int = 0
+    ecc: tuple[int, int] = (0, 0)
+    lost: int | None = None
 
 
 Handle = FakeGpu | tuple[FakeGpu, FakeInstance]
@@ -52,9 +64,11 @@ class FakeNvml:
         self.gpus = gpus
         self.init_error = init_error
         self.sessions = 0
+        self._event_sets: dict[str, list[deque[tuple[int, int]]]] = defaultdict(list)
+        """Those that wait for errors of each GPU: XID and the number of the MIG instance."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("NVML"):
+        if name.startswith(("NVML", "nvmlEventType", "nvmlClocksEventReason")):
             return getattr(pynvml, name)
         raise AttributeError(name)
 
@@ -140,6 +154,74 @@ class FakeNvml:
         far = self._far_end(device, link, "nvmlDeviceGetNvLinkRemotePciInfo")
         return _pci(0xF0 if far == SWITCH else far or 0)
 
+    def nvmlDeviceGetTemperature(self, handle: Handle, sensor: int) -> int:  # noqa: N802
+        return self._gpu(handle, "nvmlDeviceGetTemperature").temperature
+
+    def nvmlDeviceGetTemperatureThreshold(self, handle: Handle, threshold: int) -> int:  # noqa: N802
+        assert threshold == pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
+        return self._gpu(handle, "nvmlDeviceGetTemperatureThreshold").slowdown
+
+    def nvmlDeviceGetPowerUsage(self, handle: Handle) -> int:  # noqa: N802
+        return self._gpu(handle, "nvmlDeviceGetPowerUsage").usage
+
+    def nvmlDeviceGetUtilizationRates(self, handle: Handle) -> Any:  # noqa: N802
+        rates = pynvml.c_nvmlUtilization_t()
+        rates.gpu = self._gpu(handle, "nvmlDeviceGetUtilizationRates").utilization
+        return rates
+
+    def nvmlDeviceGetClockInfo(self, handle: Handle, type: int) -> int:  # noqa: N802
+        return self._gpu(handle, "nvmlDeviceGetClockInfo").clocks[0]
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: Handle, type: int) -> int:  # noqa: N802
+        return self._gpu(handle, "nvmlDeviceGetMaxClockInfo").clocks[1]
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Handle) -> int:  # noqa: N802
+        return self._gpu(handle, "nvmlDeviceGetCurrentClocksEventReasons").reasons
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Handle) -> int:  # noqa: N802
+        return self._gpu(handle, "nvmlDeviceGetCurrentClocksThrottleReasons").reasons
+
+    def nvmlDeviceGetTotalEccErrors(self, handle: Handle, errorType: int, counterType: int) -> int:  # noqa: N802, N803
+        assert counterType == pynvml.NVML_VOLATILE_ECC
+        kinds = pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
+        return self._gpu(handle, "nvmlDeviceGetTotalEccErrors").ecc[kinds.index(errorType)]
+
+    def nvmlDeviceGetGpuInstanceId(self, device: Handle) -> int:  # noqa: N802
+        if not isinstance(device, tuple):
+            raise refusal(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return (device[0].instances or ()).index(device[1])
+
+    def meets(self, uuid: str, xid: int, instance: int = 0xFFFFFFFF) -> None:
+        """A GPU meets an error."""
+        for events in self._event_sets[uuid]:
+            events.append((xid, instance))
+
+    def nvmlEventSetCreate(self) -> deque[tuple[int, int]]:  # noqa: N802
+        self._must_be_open()
+        return deque()
+
+    def nvmlEventSetFree(self, eventSet: deque[tuple[int, int]]) -> None:  # noqa: N802, N803
+        for waiting in self._event_sets.values():
+            waiting[:] = [events for events in waiting if events is not eventSet]
+
+    def nvmlDeviceRegisterEvents(  # noqa: N802
+        self,
+        handle: Handle,
+        eventTypes: int,  # noqa: N803
+        eventSet: deque[tuple[int, int]],  # noqa: N803
+    ) -> None:
+        assert eventTypes == pynvml.nvmlEventTypeXidCriticalError
+        self._event_sets[self._gpu(handle, "nvmlDeviceRegisterEvents").uuid].append(eventSet)
+
+    def nvmlEventSetWait_v2(self, eventSet: deque[tuple[int, int]], timeoutms: int) -> Any:  # noqa: N802, N803
+        assert timeoutms == 0
+        if not eventSet:
+            raise refusal(pynvml.NVML_ERROR_TIMEOUT)
+        event = pynvml.c_nvmlEventData_t()
+        event.eventType = pynvml.nvmlEventTypeXidCriticalError
+        event.eventData, event.gpuInstanceId = eventSet.popleft()
+        return event
+
     def _far_end(self, handle: Handle, link: int, question: str) -> int | None:
         gpu = self._gpu(handle, question)
         if not gpu.links:
@@ -155,6 +237,8 @@ class FakeNvml:
         return self._answers(handle, question)
 
     def _answers(self, gpu: FakeGpu, question: str) -> FakeGpu:
+        if gpu.lost is not None:
+            raise refusal(gpu.lost)
         if question in gpu.silent:
             raise refusal(pynvml.NVML_ERROR_NOT_SUPPORTED)
         return gpu

@@ -235,7 +235,9 @@ def phase_of(events: Sequence[Event], kept: Counter[str]) -> str:
     shards = _shards_of(events)
     if not shards:
         return "starting"
-    last = next(event for event in reversed(events) if event["event"] not in ("device_incident", "error", "damage"))
+    last = next(
+        event for event in reversed(events) if event["event"] not in ("device_incident", "error", "damage", "health")
+    )
     match last["event"]:
         case "papers_read" | "devices_found" | "pool_ready":
             return "embedding" if kinds_of(events)["pool_ready"] else "opening"

@@ -32,6 +32,7 @@ def options(settings: Settings, tmp_path: Path) -> RunOptions:
         devices="cpu:3",
         dtype="bfloat16",
         batch_size=17,
+        health_seconds=2.5,
         max_tokens=17,
         limit=5,
         priority=("category:cs", f"ids:@{tmp_path / 'list'}"),
@@ -71,6 +72,7 @@ def test_what_no_resource_says_is_what_the_environment_says(tmp_path: Path) -> N
     [
         ({"batch_size": 0}, {}, f"batch_size is 0: give a number from 1 to {MOST_BATCH_SIZE}."),
         ({"batch_size": MOST_BATCH_SIZE + 1}, {}, f"batch_size is {MOST_BATCH_SIZE + 1}: give a number"),
+        ({"health_seconds": -1}, {}, "health_seconds is -1.0: give a number of seconds, or 0 for never."),
         ({}, {"limit": 0}, "limit is 0: give a number from 1 on."),
         ({}, {"shard_papers": -3}, "shard_papers is -3: give a number from 1 on."),
         ({}, {"attempts": 0}, "attempts is 0: give a number from 1 on."),
