@@ -73,7 +73,7 @@ class Embedder:
 
         def on_incident(incident: Incident) -> None:
             self._journal.record(DeviceIncident(key, **vars(incident)))
-            self._journal.tell(f"{incident.device} {incident.what}: {incident.detail}")
+            self._journal.tell(f"{incident.device} {incident.what}: {incident.detail}", recorded=True)
 
         def on_texts(texts: Sequence[str]) -> None:
             some = self._equipment.tokens.quick([texts[place] for place in evenly_spread(len(texts), ESTIMATED)])

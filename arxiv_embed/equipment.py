@@ -124,4 +124,4 @@ class Equipment:
         found = inventory(self._plan.devices)
         self._journal.record(DevicesFound([asdict(facts) for facts in found]))
         for facts in found:
-            self._journal.tell(describe(facts))
+            self._journal.tell(describe(facts), recorded=True)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import ClassVar
+from urllib.parse import unquote
 
 LONGEST_MESSAGE = 2_000
+MASK = "***"
 
+_NAMES = r"""(?:password|passwd|pwd|secret(?:_?access)?(?:_?key)?|(?:api|account)_?key
+    |(?:access|session|security|auth|hub|hf)[_-]?token|x-amz-(?:signature|credential))"""
+"""Of what is secret, in connection strings, variables, URLs and JSON."""
+_NAME = re.compile(_NAMES, re.I | re.X)
 _SECRET = re.compile(
-    r"""(://[^\s:/@]*:)\S+@
-    | ((?i:\b\w*(?:password|passwd|pwd|secret|api_?key)(?:['"]?\s*[=:]\s*(?=['"])|\s*=\s*|\s+(?='))))
-      (?:\*{3}(?!\w)|'(?:\\.|[^'\\])*'?\w*|"(?:\\.|[^"\\])*"?\w*|\S+)""",
+    rf"""(://[^\s:/@]*:)\S+@
+    | ((?i:\b\w*{_NAMES}(?:['"]?\s*[=:]\s*(?=['"])|\s*=\s*|\s+(?='))))
+      (?:\*{{3}}(?!\w)|'(?:\\.|[^'\\])*'?\w*|"(?:\\.|[^"\\])*"?\w*|\S+)
+    | (hf_)[A-Za-z0-9]{{16,}}
+    | ((?i:bearer\s+))[\w.~+/=-]{{8,}}""",
     re.X,
 )
+_ENCODED = re.compile(r"([?&]([\w.+-]{0,200}%[\w.%+-]{0,200})=)[^\s&]*")
+"""A parameter of a URL whose name is partly percent-encoded, as servers and libraries take it all the same."""
 
 
 class Kind(StrEnum):
@@ -48,6 +59,17 @@ def sentence(error: BaseException) -> str:
     return masked(message)[:LONGEST_MESSAGE]
 
 
-def masked(text: str) -> str:
-    """The text without the passwords of its URLs and connection strings; rather too much is masked than too little."""
-    return _SECRET.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
+def masked(text: str, secrets: Iterable[str] = ()) -> str:
+    """The text without the passwords, keys and tokens of its URLs, connection strings and variables, and without the
+    `secrets` known by their value; rather too much is masked than too little."""
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return _SECRET.sub(_masked_secret, _ENCODED.sub(_masked_parameter, text))
+
+
+def _masked_secret(found: re.Match[str]) -> str:
+    return f"{found[1]}{MASK}@" if found[1] else f"{found[2] or found[3] or found[4]}{MASK}"
+
+
+def _masked_parameter(found: re.Match[str]) -> str:
+    return f"{found[1]}{MASK}" if _NAME.search(unquote(found[2])) else found[0]

@@ -23,13 +23,16 @@ from arxiv_embed.events import (
     ShardGivenUp,
     ShardLeft,
 )
+from arxiv_embed.log.lines import INFO, LogLine
+from arxiv_embed.log.writer import RunLog
 from arxiv_embed.record import ProgressWriter, progress_path
-from arxiv_embed.settings import Settings
+from arxiv_embed.settings import DEFAULT_LOG_LEVEL, Settings
 
 
 class Journal:
-    """A context manager that keeps the run's record open; `tell` is given a line for whoever watches, `on_damage` what
-    did not verify of a checkpoint, `on_health` each report of the devices' health, by the thread that recorded it.
+    """A context manager that keeps the run's record and its share of the log open; `tell` is given a line for whoever
+    watches, `on_damage` what did not verify of a checkpoint, `on_health` each report of the devices' health, by the
+    thread that recorded it.
 
     `failed`, `given_up` and `left` say of shards why they are not done; `damages` are the (asset, shard) of which a
     file was damaged.
@@ -42,8 +45,9 @@ class Journal:
         tell: Callable[[str], object],
         on_damage: Callable[[Damage], object],
         on_health: Callable[[HealthReported], object] = lambda report: None,
+        log_level: str = DEFAULT_LOG_LEVEL,
     ) -> None:
-        self.tell = tell
+        self._tell = tell
         self.failed: dict[str, str] = {}
         self.given_up: dict[str, str] = {}
         self.left: dict[str, str] = {}
@@ -52,25 +56,36 @@ class Journal:
         self._on_damage = on_damage
         self._on_health = on_health
         self._writer = ProgressWriter(progress_path(settings, run_id))
+        self._log = RunLog(settings, run_id, log_level, tell)
         self._errors = ErrorPatterns()
         self._begun = time.monotonic()
 
     def __enter__(self) -> Self:
         with disk_faults_as_sentences(self._home):
             self._writer.__enter__()
+        self._log.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._log.__exit__(kind, error, trace)
         self._writer.__exit__(kind, error, trace)
 
     def record(self, event: Event) -> None:
+        """Into the log too, and there first: the log may have room where the record has none."""
+        self._log.record(event)
         with disk_faults_as_sentences(self._home):
             self._writer.write(event)
         if isinstance(event, HealthReported):
             with contextlib.suppress(Exception):  # whoever listens does not disturb the watch
                 self._on_health(event)
+
+    def tell(self, line: str, *, recorded: bool = False) -> None:
+        """Says a line to whoever watches; `recorded` is what an event has said, so that the log has it already."""
+        if not recorded:
+            self._log.write(LogLine(INFO, "notice", line))
+        self._tell(line)
 
     @property
     def all_is_done(self) -> bool:
@@ -81,13 +96,13 @@ class Journal:
         if shard not in self.left:
             self.left[shard] = refusal.holder
             self.record(ShardLeft(shard, refusal.holder))
-            self.tell(f"{shard} is worked on by {refusal.holder}: others first")
+            self._tell(f"{shard} is worked on by {refusal.holder}: others first")
 
     def give_up(self, shard: str, attempts: int, error: str) -> None:
         """A shard is not tried, as it has failed too often before."""
         self.given_up[shard] = error
         self.record(ShardGivenUp(shard, attempts, error))
-        self.tell(f"{shard} failed {attempts} times and is not tried again: {error}")
+        self._tell(f"{shard} failed {attempts} times and is not tried again: {error}")
 
     def fail(self, shard: str, error: BaseException) -> None:
         """A shard has failed, and is not tried again in this run."""
@@ -99,9 +114,9 @@ class Journal:
         no shard's fault."""
         message = sentence(error)
         pattern = self._errors.meet(message, kind, time.time(), shard)
-        self.tell(f"{shard}: {message} ({kind}: {action})" if shard else f"{message} ({kind}: {action})")
+        self._tell(f"{shard}: {message} ({kind}: {action})" if shard else f"{message} ({kind}: {action})")
         if pattern.is_worth_telling:
-            self.tell(f"{pattern.count} times: {pattern.signature} ({kind})")
+            self._tell(f"{pattern.count} times: {pattern.signature} ({kind})")
         with contextlib.suppress(FatalError):  # what is to be recorded may be that nothing can be
             self.record(ErrorMet(shard, kind, message, action))
 
@@ -110,7 +125,7 @@ class Journal:
         self.damages.add((damage.asset, damage.shard))
         with contextlib.suppress(FatalError):
             self.record(DamageFound(damage.checkpoint, damage.file, damage.reason, damage.remedy, damage.place))
-        self.tell(str(damage))
+        self._tell(str(damage))
         self._on_damage(damage)
 
     def finish(self, error: BaseException | None) -> None:

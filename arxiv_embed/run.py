@@ -75,7 +75,7 @@ class Run:
         self.options = options
         self.run_id = run_id
         self.plan: RunPlan = plan_run(options, settings)
-        self.journal = Journal(settings, run_id, tell, on_damage, on_health)
+        self.journal = Journal(settings, run_id, tell, on_damage, on_health, options.log_level)
         self.shards: Sequence[str] = ()
         self.report = report_path(settings, run_id)
         self._fresh = None if self.plan.fresh is None else self.plan.fresh | {run_id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,12 @@ DEFAULT_KEEP_DAYS = 30
 DEFAULT_METRICS_HOST = "127.0.0.1"
 MOST_PORT = 65535
 DEFAULT_HEALTH_SECONDS = 30.0
+LOG_LEVELS = ("debug", "info", "warning", "error")
+DEFAULT_LOG_LEVEL = "info"
+
+_SECRET_NAME = re.compile(r"(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCOUNT_KEY|ACCESS_KEY|WEBHOOK)$")
+SHORTEST_SECRET = 6
+"""Characters; what is shorter stands in too many words to be masked wherever it does."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,11 @@ class Settings:
         return self.home / "devices" / "learned"
 
     @property
+    def log(self) -> Path:
+        """What all runs of this home have logged last."""
+        return self.home / "production_pipeline.log"
+
+    @property
     def dagster(self) -> Path:
         """Dagster's own storage, unless DAGSTER_HOME or a PostgreSQL URL says otherwise."""
         return self.home / "dagster"
@@ -141,6 +153,13 @@ def visible_gpus(environment: Mapping[str, str] | None = None, *, hip: bool = Fa
     return next((environment[name] for name in names if name in environment), None)
 
 
+def secret_values(environment: Mapping[str, str] | None = None) -> list[str]:
+    """The values of all variables that are secrets by their names, whoever reads them; the longest first."""
+    environment = os.environ if environment is None else environment
+    values = {value for name, value in environment.items() if _SECRET_NAME.search(name.upper())}
+    return sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
+
+
 def store_folders(url: str) -> list[Path]:
     """What a store takes of the disk here: its folder, or nothing where it is a database of a server."""
     return [] if "://" in url else [Path(url)]
@@ -183,3 +202,5 @@ class RunOptions:
     metrics_host: str = DEFAULT_METRICS_HOST
     health_seconds: float = DEFAULT_HEALTH_SECONDS
     """How often the devices' health is looked at and reported; 0: never."""
+    log_level: str = DEFAULT_LOG_LEVEL
+    """What its log leaves out: all below this one of `LOG_LEVELS`."""

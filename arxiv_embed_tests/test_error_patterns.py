@@ -169,6 +169,10 @@ PIECES = st.sampled_from(
             "\\",
             "//",
             "://",
+            "?p%61ssword=",
+            "&",
+            "hf_" + "a" * 16,
+            "bearer abcdefgh",
             "#",
             "<path>",
             "<name>",
@@ -268,6 +272,14 @@ SECRETS = [
     "PGPASSWORD={} psql failed",
     "api_key={}",
     "ALTER ROLE arxiv PASSWORD '{}'",
+    "AWS_SECRET_ACCESS_KEY={} is set",
+    '{{"SecretAccessKey": "{}"}}',
+    "aws_session_token = {}",
+    "HF_TOKEN={} is not valid",
+    "postgresql://db/papers?sslmode=require&password={} is away",
+    "postgresql://db/papers?p%61ssword={} is away",
+    "postgresql://db/papers?sslmode=require&passwor%64={}&connect_timeout=3 is away",
+    "GET https://bucket/model?X-Amz-Signature={} failed",
 ]
 
 
@@ -293,6 +305,23 @@ def test_a_password_is_in_no_signature_and_no_example(template: str, secret: str
 )
 def test_what_is_no_password_is_left_as_it_is(message: str) -> None:
     assert masked(message) == message
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("401 for hf_AbCdEfGhIjKlMnOpQrStUvWxYz", "401 for hf_***"),
+        ("Authorization: Bearer eyJhbGciOi.J9-x_y", "Authorization: Bearer ***"),
+        ("db?p%61ssword=a&sslmode=require", "db?p%61ssword=***&sslmode=require"),
+        ("db?sslm%6fde=require", "db?sslm%6fde=require"),
+    ],
+)
+def test_tokens_and_what_a_url_encodes_are_masked_and_the_rest_stays(message: str, said: str) -> None:
+    assert masked(message) == said
+
+
+def test_a_secret_known_by_its_value_is_masked_wherever_it_stands() -> None:
+    assert masked("refused: 'x8/Qz+w' of AKIA1", ["x8/Qz+w"]) == "refused: '***' of AKIA1"
 
 
 def test_a_user_and_a_host_stay_readable_beside_a_masked_password() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed.settings import DEFAULT_MODEL, settings_from_environment
+from arxiv_embed.settings import DEFAULT_MODEL, secret_values, settings_from_environment
 
 
 def test_without_variables_everything_is_written_below_the_working_folder(
@@ -72,3 +72,15 @@ def test_nothing_reads_the_environment_on_import(tmp_path: Path) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == str(tmp_path)
+
+
+def test_secrets_are_known_by_the_names_of_their_variables_the_longest_first() -> None:
+    variables = {
+        "AWS_SECRET_ACCESS_KEY": "wJalrXUtn",
+        "AWS_ACCESS_KEY_ID": "AKIA123456",
+        "PGPASSWORD": "hunter2",
+        "HF_TOKEN": "hf_AbCdEfGhIjKl",
+        "MY_API_KEY": "short",
+        "PATH": "/usr/bin",
+    }
+    assert secret_values(variables) == ["hf_AbCdEfGhIjKl", "wJalrXUtn", "hunter2"]

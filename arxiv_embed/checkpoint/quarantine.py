@@ -130,7 +130,7 @@ class Quarantine:
         return damage
 
     def report(self, damage: Damage) -> None:
-        log.warning("%s", damage)
+        log.warning("%s", damage, extra={"told": self._on_damage is not None})  # whoever was told logs it himself
         if self._on_damage is not None:
             self._on_damage(damage)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -33,8 +34,20 @@ class Display(Protocol):
     def say(self, line: str) -> None: ...
 
 
-def display_on(console: Console) -> Display:
+class Verbosity(StrEnum):
+    """How much a run says on the terminal."""
+
+    QUIET = "quiet"
+    """How it ended, and what went wrong."""
+    NORMAL = "normal"
+    VERBOSE = "verbose"
+    """A line for each shard and each device too."""
+
+
+def display_on(console: Console, verbosity: Verbosity = Verbosity.NORMAL) -> Display:
     """What suits the console."""
+    if verbosity is Verbosity.QUIET:
+        return NoDisplay()
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
@@ -58,6 +71,19 @@ class LiveDisplay:
 
     def say(self, line: str) -> None:
         say(self._live.console, line)
+
+
+class NoDisplay:
+    """For whoever asks for how it ended alone."""
+
+    def __enter__(self) -> NoDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, progress: RunProgress) -> None: ...
+
+    def say(self, line: str) -> None: ...
 
 
 class PlainDisplay:
@@ -97,6 +123,26 @@ def say_notices(progress: RunProgress, said: int, say: Callable[[str], None]) ->
     for notice in progress.notices[said:]:
         say(notice)
     return len(progress.notices)
+
+
+def line_of(event: Mapping[str, Any]) -> str:
+    """What a verbose run says of a line of its record; "" where that is nothing."""
+    match event["event"]:
+        case "device_incident":
+            return f"{event['device']} {event['what']}: {event['detail']}"
+        case "papers_read":
+            read = f"{plural(event['papers'], 'paper')} read, {plural(event['rejects'], 'record')} rejected"
+            return f"{event['shard']}: {read} in {duration(event['seconds'])}"
+        case "shard_embedded":
+            embedded = f"{plural(event['papers'], 'paper')} embedded, {count(event['resumed'])} of them reused"
+            return f"{event['shard']}: {embedded}, in {duration(event['seconds'])}"
+        case "shard_stored":
+            rows = f"{count(event['rows_written'])} of {plural(event['rows'], 'row')} written"
+            return f"{event['shard']}: {rows} in {duration(event['seconds'])}"
+        case "shard_failed" | "error":
+            what = event.get("error") or event["message"]
+            return f"{event['shard']}: {what}" if event["shard"] else what
+    return ""
 
 
 def line(progress: RunProgress, now: float) -> str:

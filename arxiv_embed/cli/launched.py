@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from arxiv_embed.checkpoint.atomic import disk_faults_as_sentences
 from arxiv_embed.pipeline.launch import LaunchRequest
@@ -24,14 +25,20 @@ LAUNCH_MODULE = "arxiv_embed.pipeline.launch"
 class LaunchedRun:
     """A context manager: the run goes on while it is open, and is interrupted when it is left early.
 
-    The process has a group of its own, so that Ctrl-C reaches it once, through `interrupt`.
+    The process has a group of its own, so that Ctrl-C reaches it once, through `interrupt`. `also` is given each line
+    of the run's record.
     """
 
-    def __init__(self, options: RunOptions, settings: Settings) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        settings: Settings,
+        also: Callable[[Mapping[str, Any]], object] = lambda line: None,
+    ) -> None:
         self.run_id = str(uuid.uuid4())
         self._options = options
         self._record = progress_path(settings, self.run_id)
-        self._reader = ProgressReader(self._record)
+        self._reader = ProgressReader(self._record, also)
 
     @property
     def log(self) -> Path:

@@ -16,9 +16,11 @@ from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
     DEFAULT_HEALTH_SECONDS,
+    DEFAULT_LOG_LEVEL,
     DEFAULT_METRICS_HOST,
     DEFAULT_SHARD_PAPERS,
     DEFAULT_STORE,
+    LOG_LEVELS,
     MOST_BATCH_SIZE,
     MOST_PORT,
     RunOptions,
@@ -103,6 +105,13 @@ MetricsHost = Annotated[
     typer.Option(help=f"Address that they are served at. [default: {DEFAULT_METRICS_HOST}]", show_default=False),
 ]
 
+LogLevel = Annotated[
+    str,
+    typer.Option(help=f"What production_pipeline.log has, from here on: {', '.join(LOG_LEVELS)}.", metavar="LEVEL"),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: each shard, and all that goes wrong.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only how it ended, and errors.")]
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -155,9 +164,12 @@ def run_options(
     metrics_port: int | None = None,
     metrics_host: str | None = None,
     health_seconds: float = DEFAULT_HEALTH_SECONDS,
+    log_level: str = DEFAULT_LOG_LEVEL,
 ) -> RunOptions:
-    """Raises `ArxivEmbedError` where no metadata folder is named, for a priority that makes no sense, and for options
-    that do not go together."""
+    """Raises `ArxivEmbedError` where no metadata folder is named, for a priority or a level that makes no sense, and
+    for options that do not go together."""
+    if log_level not in LOG_LEVELS:
+        raise ArxivEmbedError(f"Unknown --log-level '{log_level}': write {', '.join(LOG_LEVELS)}.")
     folder = metadata_dir or settings.metadata_dir
     if folder is None:
         raise ArxivEmbedError("No metadata folder is named: give --metadata-dir, or set ARXIV_EMBED_METADATA_DIR.")
@@ -186,4 +198,5 @@ def run_options(
         metrics_port=metrics_port,
         metrics_host=metrics_host or settings.metrics_host,
         health_seconds=health_seconds,
+        log_level=log_level,
     )

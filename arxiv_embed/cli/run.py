@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 
 from arxiv_embed.cli import options as ask
-from arxiv_embed.cli.display import display_on
+from arxiv_embed.cli.display import Display, Verbosity, display_on, line_of
 from arxiv_embed.cli.launched import LaunchedRun
 from arxiv_embed.cli.spaces import held_by_store
 from arxiv_embed.cli.terminal import complain, open_console, printable, say
@@ -23,6 +25,7 @@ from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
     DEFAULT_HEALTH_SECONDS,
+    DEFAULT_LOG_LEVEL,
     DEFAULT_SHARD_PAPERS,
     RunOptions,
     Settings,
@@ -61,6 +64,9 @@ def run(
     metrics_port: ask.MetricsPort = None,
     metrics_host: ask.MetricsHost = None,
     health_seconds: ask.HealthSeconds = DEFAULT_HEALTH_SECONDS,
+    log_level: ask.LogLevel = DEFAULT_LOG_LEVEL,
+    verbose: ask.Verbose = False,
+    quiet: ask.Quiet = False,
 ) -> None:
     """Embed what a metadata folder holds and the store does not.
 
@@ -100,17 +106,28 @@ def run(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         health_seconds=health_seconds,
+        log_level=log_level,
     )
-    raise typer.Exit(embed_folder(options, settings, open_console()))
+    if verbose and quiet:
+        raise ArxivEmbedError("--verbose and --quiet exclude each other: give one of them.")
+    verbosity = Verbosity.VERBOSE if verbose else Verbosity.QUIET if quiet else Verbosity.NORMAL
+    raise typer.Exit(embed_folder(options, settings, open_console(), verbosity))
 
 
-def embed_folder(options: RunOptions, settings: Settings, console: Console) -> int:
+def embed_folder(
+    options: RunOptions, settings: Settings, console: Console, verbosity: Verbosity = Verbosity.NORMAL
+) -> int:
     """Plans, launches, shows and sums up a run; returns the exit code. Raises `ArxivEmbedError` where it cannot
     begin."""
     plan = plan_run(options, settings)
     before = list(killed_runs(settings))
+
+    def mention(line: str) -> None:
+        if verbosity is not Verbosity.QUIET:
+            say(console, line)
+
     for gone in before:
-        say(console, str(gone))
+        mention(str(gone))
     if not plan.pending:
         if before:
             _tell_dagster(settings)
@@ -119,7 +136,7 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
             failed = plural(plan.failed_papers, "paper")
             say(console, f"{failed} failed before (`arxiv-embed status --failures`): --resume tries them again")
         if not plan.is_finished:
-            say(console, "Its indexes are not up to date: building what is missing …")
+            mention("Its indexes are not up to date: building what is missing …")
             with open_store(options.store) as store:
                 store.finish(plan.space)
         return DONE
@@ -127,11 +144,19 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
         from arxiv_embed.endpoint import refuse_taken_port
 
         refuse_taken_port(options.metrics_host, options.metrics_port)
-    say(console, _intention(plan, options))
+    mention(_intention(plan, options))
     if plan.passed_over:
-        say(console, passed_over(plan))
-    with LaunchedRun(options, settings) as launched:
-        interrupted = _follow(launched, console)
+        mention(passed_over(plan))
+    if verbosity is Verbosity.VERBOSE:
+        mention(f"log: {shown(settings.log)}, from level {options.log_level} on")
+    lines: list[str] = []
+
+    def hear(event: Mapping[str, Any]) -> None:
+        if verbosity is Verbosity.VERBOSE:
+            lines.append(line_of(event))
+
+    with LaunchedRun(options, settings, hear) as launched:
+        interrupted = _follow(launched, display_on(console, verbosity), lines)
     progress = launched.poll()
     killed = launched.exit_code < 0 and progress.state != "done"
     again = "run the same command without --fresh" if options.fresh else "run the same command"
@@ -163,16 +188,23 @@ def embed_folder(options: RunOptions, settings: Settings, console: Console) -> i
     return SOMETHING_FAILED if launched.exit_code == SOMETHING_FAILED or progress.failed_papers else DONE
 
 
-def _follow(launched: LaunchedRun, console: Console) -> bool:
-    """Shows the run until it has ended; returns whether it was interrupted."""
+def _follow(launched: LaunchedRun, display: Display, lines: list[str]) -> bool:
+    """Shows the run until it has ended, and the `lines` that come up meanwhile; returns whether it was interrupted."""
     interrupted = False
-    with display_on(console) as display:
+
+    def show() -> None:
+        display.show(launched.poll())
+        for line in filter(None, lines):
+            display.say(line)
+        lines.clear()
+
+    with display:
         while True:
             try:
                 if launched.ended(within=LOOK_SECONDS):
-                    display.show(launched.poll())
+                    show()
                     return interrupted
-                display.show(launched.poll())
+                show()
             except KeyboardInterrupt:
                 if interrupted:
                     launched.kill()

@@ -20,8 +20,10 @@ from arxiv_embed.settings import (
     DEFAULT_ATTEMPTS,
     DEFAULT_BATCH_SIZE,
     DEFAULT_HEALTH_SECONDS,
+    DEFAULT_LOG_LEVEL,
     DEFAULT_METRICS_HOST,
     DEFAULT_SHARD_PAPERS,
+    LOG_LEVELS,
     MOST_BATCH_SIZE,
     MOST_PORT,
     RunOptions,
@@ -75,6 +77,9 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
     shard_papers: int = Field(default=DEFAULT_SHARD_PAPERS, description="Papers of a shard at most")
     attempts: int = Field(default=DEFAULT_ATTEMPTS, description="How often a shard is tried, then it is given up")
     retry_failed: bool = Field(default=False, description="Try again what was given up, shards and papers")
+    log_level: str = Field(
+        default=DEFAULT_LOG_LEVEL, description=f"What production_pipeline.log has from on: {', '.join(LOG_LEVELS)}"
+    )
     priority: list[str] = Field(default=[], description=f"Papers to take first, marked by any of: {FORMS}")
     metrics_port: int | None = Field(
         default=None,
@@ -94,6 +99,8 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             raise ArxivEmbedError(f"metrics_port is {self.metrics_port}: give a port up to {MOST_PORT}, or 0.")
         if not 0 <= gpus.health_seconds < math.inf:
             raise ArxivEmbedError(f"health_seconds is {gpus.health_seconds}: give a number of seconds, or 0 for never.")
+        if self.log_level not in LOG_LEVELS:
+            raise ArxivEmbedError(f"log_level is '{self.log_level}': give one of {', '.join(LOG_LEVELS)}.")
         folder = Path(self.metadata_dir).expanduser().absolute() if self.metadata_dir else settings.metadata_dir
         if folder is None:
             raise ArxivEmbedError(
@@ -122,6 +129,7 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             metrics_port=settings.metrics_port if self.metrics_port is None else self.metrics_port,
             metrics_host=self.metrics_host or settings.metrics_host,
             health_seconds=gpus.health_seconds,
+            log_level=self.log_level,
         )
 
     def space(self, settings: Settings, *, local_only: bool = False) -> Space:
@@ -162,6 +170,7 @@ def resource_config(options: RunOptions) -> dict[str, object]:
         "attempts": options.attempts,
         "retry_failed": options.retry_failed,
         "metrics_host": options.metrics_host,
+        "log_level": options.log_level,
     }
     chosen = {"max_tokens": options.max_tokens, "task": options.task, "dimensions": options.dimensions}
     if masked(options.store) == options.store:

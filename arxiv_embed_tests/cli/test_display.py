@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from arxiv_embed.cli.display import LiveDisplay, PlainDisplay, block, display_on, line
+from arxiv_embed import events
+from arxiv_embed.cli.display import LiveDisplay, PlainDisplay, Verbosity, block, display_on, line, line_of
 from arxiv_embed.cli.run import summary
 from arxiv_embed.cli.terminal import PIPED_WIDTH, open_console
 from arxiv_embed.cli.wording import count, duration, plural, size
@@ -251,3 +252,30 @@ def test_the_summary_lists_what_was_not_done_and_what_was_damaged() -> None:
     assert "not tried again: b.jsonl: It broke. (tried 3 times): --resume tries it" in lines
     assert "left to process 7 on host: [a].jsonl; run again when that has ended" in lines
     assert lines[-1].startswith("damaged: papers of b.jsonl: ")
+
+
+def test_a_quiet_run_shows_nothing_until_it_has_ended() -> None:
+    console = open_console()
+    with console.capture() as said, display_on(console, Verbosity.QUIET) as display:
+        display.show(progress_of(STARTED))
+        display.say("Stopping")
+    assert said.get() == ""
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (events.PapersRead("a", 30, 1, 0, 0, 0.1), "a: 30 papers read, 1 record rejected in 0.1 s"),
+        (
+            events.ShardEmbedded("a", 30, 3, 90, 9_000, 9_000, 9_100, 0, 0, 0, 12.0),
+            "a: 30 papers embedded, 3 of them reused, in 12 s",
+        ),
+        (events.ShardStored("a", 120, 90, 0, 0.2), "a: 90 of 120 rows written in 0.2 s"),
+        (events.ShardFailed("a", "It is broken."), "a: It is broken."),
+        (events.ErrorMet("", "transient", "It is away.", "again in 4 s"), "It is away."),
+        (events.DeviceIncident("a", "cpu:0", "lost", "its worker ended"), "cpu:0 lost: its worker ended"),
+        (events.SegmentSaved("a", 20), ""),
+    ],
+)
+def test_a_verbose_run_has_a_line_for_what_happens_to_each_shard(event: events.Event, said: str) -> None:
+    assert line_of({"event": event.name, **asdict(event)}) == said

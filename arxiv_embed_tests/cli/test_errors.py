@@ -63,6 +63,19 @@ def test_an_option_that_cannot_be_is_refused(
     assert said in refused("plan", "--metadata-dir", small_folder, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--log-level", "loud"), "Unknown --log-level 'loud': write debug, info, warning, error"),
+        (("--verbose", "-q"), "--verbose and --quiet exclude each other: give one of them"),
+    ],
+)
+def test_what_a_run_is_to_say_makes_sense_or_is_refused(
+    refused: Refused, small_folder: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in refused("run", "--metadata-dir", small_folder, *arguments)
+
+
 def test_a_folder_that_is_missing_or_holds_nothing_usable_is_refused(refused: Refused, tmp_path: Path) -> None:
     assert "There is no metadata folder" in refused("run", "--metadata-dir", tmp_path / "nowhere")
     folder = tmp_path / "folder"

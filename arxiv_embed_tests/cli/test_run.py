@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, examples: Path) -> tuple[Path, str]:
     """A home in which the sample was embedded, and what the command printed; the tiny model's vectors mean nothing."""
     home = tmp_path_factory.mktemp("home")
-    options = ("--devices", "cpu:1", "--health-seconds", "0.2", "--metrics-port", "0")
-    result = arxiv_embed(home, "run", "--metadata-dir", examples, "--model", tiny_model, *options)
+    arguments = ("--metadata-dir", examples, "--model", tiny_model, "--devices", "cpu:1")
+    watched = ("--health-seconds", "0.2", "--metrics-port", "0", "--verbose", "--log-level", "debug")
+    result = arxiv_embed(home, "run", *arguments, *watched)
     assert result.returncode == 0, result.stdout + result.stderr
     return home, result.stdout
 
@@ -99,11 +100,31 @@ def test_the_health_of_the_devices_stands_in_the_record_as_often_as_was_asked(do
     assert reports[-1]["memory"] > 0
 
 
+def test_a_verbose_run_says_of_each_shard_what_was_done(done: tuple[Path, str]) -> None:
+    _, printed = done
+    for shard in ("atom-2026.xml", "cs-2016.jsonl.gz", "kaggle-2007.jsonl", "month:1602"):
+        assert f"{shard}: " in printed
+        assert [line for line in printed.splitlines() if line.startswith(f"{shard}: ") and "rows written in" in line]
+
+
+def test_the_log_has_every_batch_of_a_run_at_level_debug(done: tuple[Path, str]) -> None:
+    home, _ = done
+    [record] = home.glob("runs/*/progress.jsonl")
+    lines = [json.loads(line) for line in (home / "production_pipeline.log").read_text().splitlines()]
+    assert {line["run"] for line in lines} == {record.parent.name}
+    batches = [line for line in lines if line["event"] == "batch"]
+    assert len(batches) == record.read_text().count('"event":"batch"') > 0
+    assert {(line["level"], line["device"]) for line in batches} == {("debug", "cpu:0")}
+    assert sum(line["papers"] for line in batches) == 300
+    assert lines[-1]["event"] == "run_finished"
+
+
 def test_the_same_run_again_has_nothing_to_do(done: tuple[Path, str], tiny_model: Path, examples: Path) -> None:
     home, _ = done
-    again = arxiv_embed(home, "run", "--metadata-dir", examples, "--model", tiny_model)
+    again = arxiv_embed(home, "run", "--metadata-dir", examples, "--model", tiny_model, "--quiet")
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.startswith("Nothing to do: 4 shards unchanged")
+    assert len(again.stdout.splitlines()) == 1
 
 
 def test_dagster_knows_what_the_command_did(done: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:

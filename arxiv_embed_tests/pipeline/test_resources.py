@@ -35,6 +35,7 @@ def options(settings: Settings, tmp_path: Path) -> RunOptions:
         health_seconds=2.5,
         max_tokens=17,
         limit=5,
+        log_level="debug",
         priority=("category:cs", f"ids:@{tmp_path / 'list'}"),
         metrics_port=0,
         metrics_host="0.0.0.0",
@@ -76,10 +77,11 @@ def test_what_no_resource_says_is_what_the_environment_says(tmp_path: Path) -> N
         ({}, {"limit": 0}, "limit is 0: give a number from 1 on."),
         ({}, {"shard_papers": -3}, "shard_papers is -3: give a number from 1 on."),
         ({}, {"attempts": 0}, "attempts is 0: give a number from 1 on."),
+        ({}, {"log_level": "loud"}, "log_level is 'loud': give one of debug, info, warning, error."),
     ],
 )
-def test_a_number_that_the_command_line_refuses_is_refused_here_too(
-    gpus: dict[str, int], embedding: dict[str, int], sentence: str, settings: Settings
+def test_a_value_that_the_command_line_refuses_is_refused_here_too(
+    gpus: dict[str, Any], embedding: dict[str, Any], sentence: str, settings: Settings
 ) -> None:
     resource = EmbeddingResource(metadata_dir="here", **embedding)  # type: ignore[arg-type]
     with pytest.raises(ArxivEmbedError, match=re.escape(sentence)):
