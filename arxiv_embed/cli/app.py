@@ -7,6 +7,7 @@ import typer
 from arxiv_embed.cli import checkpoint
 from arxiv_embed.cli.bench import bench
 from arxiv_embed.cli.demo import demo
+from arxiv_embed.cli.doctor import doctor
 from arxiv_embed.cli.export import export
 from arxiv_embed.cli.harvest import harvest
 from arxiv_embed.cli.monitor import monitor
@@ -26,6 +27,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, plan, status, monitor, report, search, serve, export, spaces, harvest, demo, bench):
+for command in (
+    run,
+    plan,
+    status,
+    monitor,
+    report,
+    doctor,
+    search,
+    serve,
+    export,
+    spaces,
+    harvest,
+    demo,
+    bench,
+):
     app.command()(command)
 app.add_typer(checkpoint.app, name="checkpoint")
