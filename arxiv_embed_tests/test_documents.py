@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from arxiv_embed.cli.app import app
 from arxiv_embed_tests.conftest import REPOSITORY
 
 NAMED = re.compile(r"`([\w/]+\.py)::(test_\w+)`")
@@ -53,3 +57,32 @@ def _required(requirement: str) -> list[str]:
 
 def _normalized(name: str) -> str:
     return name.lower().replace("_", "-")
+
+
+TROUBLESHOOTING = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+COMMANDS = sorted(set(re.findall(r"`arxiv-embed ([^`]+)`", TROUBLESHOOTING)))
+COMING = {"monitor", "report"}
+SAID = sorted(set(re.findall(r"“([^”]+)”", TROUBLESHOOTING)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_in_troubleshooting_is_one_that_there_is(command: str) -> None:
+    name, *arguments = shlex.split(command)
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    if name in COMING and name not in group.commands:
+        pytest.skip(f"needs the command {name}, which is not here yet")
+    found = group.commands[name]
+    if isinstance(found, TyperGroup):
+        name, *arguments = arguments
+        found = found.commands[name]
+    found.make_context(name, arguments)
+
+
+@pytest.mark.parametrize("message", SAID)
+def test_each_message_in_troubleshooting_is_one_that_the_package_says(message: str) -> None:
+    texts = (file.read_text() for file in sorted((REPOSITORY / "arxiv_embed").rglob("*.py")))
+    source = "\n".join(re.sub(r'"\s*\n\s*f?"', "", text) for text in texts)
+    for part in re.split(r"…|process|\d s\)|9", message):
+        words = part.strip(" .,:()")
+        assert words in source, f"nothing says '{words}'"
