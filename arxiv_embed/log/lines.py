@@ -31,8 +31,8 @@ LEVELS: Mapping[type[events.Event], str] = {
 """Of what is not `INFO`, and does not depend on what the event says."""
 
 ENDS = {"done": INFO, "unfinished": WARNING, "interrupted": WARNING}
-WELL_AGAIN = "back"
-"""An incident that is none."""
+WELL_AGAIN = ("back", "cool again", "grows again", "seen again")
+"""Incidents that are none."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def level_of(event: events.Event) -> str:
         case events.ErrorMet():
             return ERROR if event.kind == Kind.PERMANENT else WARNING
         case events.DeviceIncident():
-            return INFO if event.what == WELL_AGAIN else WARNING
+            return INFO if event.what in WELL_AGAIN else WARNING
     return LEVELS.get(type(event), INFO)
 
 
@@ -102,6 +102,8 @@ def message_of(event: events.Event) -> str:
     match event:
         case events.RunStarted():
             return f"{len(event.shards)} shards, about {event.papers} papers, with {event.model} into {event.store}"
+        case events.MetricsServed():
+            return f"metrics are served at {event.url}"
         case events.PoolReady():
             return f"devices ready in {event.dtype} after {event.seconds:.1f} s"
         case events.PapersRead():

@@ -29,6 +29,7 @@ BATCH = events.BatchDone("a.jsonl", "cuda:1", 20, 9_000, 9_100, 0.5, 3 << 30, 2 
 EVENTS = [
     started("a.jsonl"),
     events.DevicesFound([asdict(DeviceFacts("cuda:1", "cuda", "H200"))]),
+    events.MetricsServed("http://127.0.0.1:9400/metrics"),
     events.PoolReady("bfloat16", 4.0),
     events.ShardStarted("a.jsonl", 30),
     events.PapersRead("a.jsonl", 30, 1, 0, 0, 0.1),
