@@ -137,7 +137,7 @@ class Run:
             self.journal.met("", error, error.kind, "the run goes on without them")
             return
         self.journal.record(MetricsServed(served.url))
-        self.journal.tell(f"metrics are served at {served.url}")
+        self.journal.tell(f"metrics are served at {served.url}", recorded=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

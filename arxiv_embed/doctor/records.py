@@ -19,6 +19,7 @@ from arxiv_embed.errors import sentence
 from arxiv_embed.runs import killed_runs
 from arxiv_embed.stores.postgres.server import Server
 from arxiv_embed.stores.protocol import POSTGRESQL, NoStore, open_store
+from arxiv_embed.wording import plural
 
 CONNECT_SECONDS = 5
 
@@ -40,7 +41,7 @@ def store(subject: Subject) -> Iterator[Check]:
         return
     kind = _versions(url) if is_database else f"LanceDB {version('lancedb')}"
     papers = sum(number for _, number, _ in held)
-    yield fine("store", f"{url} ({kind}): {papers:,} papers in {len(held)} spaces")
+    yield fine("store", f"{url} ({kind}): {plural(papers, 'paper')} in {plural(len(held), 'space')}")
 
 
 def _versions(url: str) -> str:

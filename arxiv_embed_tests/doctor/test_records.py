@@ -46,7 +46,7 @@ def test_a_store_says_what_it_holds(subject: Subject) -> None:
         write(store, "a", Record("1"), Record("2"))
     [found] = records.store(subject)
     assert found.state is State.FINE
-    assert found.text.endswith("2 papers in 1 spaces")
+    assert found.text.endswith("2 papers in 1 space")
 
 
 def test_a_server_says_which_version_it_is_and_one_that_is_away_is_wrong(
