@@ -59,7 +59,7 @@ def _normalized(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-TROUBLESHOOTING = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+TROUBLESHOOTING = " ".join((REPOSITORY / "docs" / "troubleshooting.md").read_text().split())
 COMMANDS = sorted(set(re.findall(r"`arxiv-embed ([^`]+)`", TROUBLESHOOTING)))
 SAID = sorted(set(re.findall(r"“([^”]+)”", TROUBLESHOOTING)))
 
@@ -80,6 +80,7 @@ def test_each_command_in_troubleshooting_is_one_that_there_is(command: str) -> N
 def test_each_message_in_troubleshooting_is_one_that_the_package_says(message: str) -> None:
     texts = (file.read_text() for file in sorted((REPOSITORY / "arxiv_embed").rglob("*.py")))
     source = "\n".join(re.sub(r'"\s*\n\s*f?"', "", text) for text in texts)
-    for part in re.split(r"…|process|\d s\)|9", message):
-        words = part.strip(" .,:()")
-        assert words in source, f"nothing says '{words}'"
+    parts = [part.strip(" .,:()") for part in re.split(r"…|process|signal 9", message)]
+    assert any(parts)
+    for part in parts:
+        assert part in source, f"nothing says '{part}'"

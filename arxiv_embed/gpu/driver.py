@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from arxiv_embed.gpu.devices import ask, nvml_session
-
-SLOWED_BY = {0x8: "hardware slowdown", 0x20: "heat", 0x40: "heat (hardware)", 0x80: "power brake"}
-"""NVML's reasons for slower clocks that are no matter of course, as being idle or at the power limit is."""
+from arxiv_embed.gpu.readings import POWER_BRAKE, THERMAL, slowdowns_in
 
 
 @dataclass(frozen=True)
 class GpuState:
     """Memory in bytes, temperature in °C; None for what the driver does not tell. `instances` are MIG's, None where
     that is off; `uncorrected` counts errors of the memory since the driver was loaded; `remapping` is whether rows of
-    it wait for a reset to be exchanged."""
+    it wait for a reset to be exchanged, `slowed_by` what lowers its clocks, but for its power limit."""
 
     name: str
     product: str
@@ -85,5 +83,5 @@ def _state(nvml: Any, name: str, handle: Any) -> GpuState:
         remapping=None if rows is None else bool(rows[2]),
         instances=instances,
         temperature=ask(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
-        slowed_by=[why for bit, why in SLOWED_BY.items() if reasons & bit],
+        slowed_by=[why for why in slowdowns_in(nvml, reasons) if why in (*THERMAL, *POWER_BRAKE)],
     )

@@ -224,6 +224,11 @@ def _slowdowns(nvml: Any, handle: Any) -> tuple[str, ...]:
     reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", handle)
     if reasons is None:  # as it was called before driver 535
         reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle) or 0
+    return slowdowns_in(nvml, reasons)
+
+
+def slowdowns_in(nvml: Any, reasons: int) -> tuple[str, ...]:
+    """NVML's bits for why clocks are lower, in words."""
     return tuple(words for name, words in _SLOWDOWNS.items() if reasons & getattr(nvml, name))
 
 

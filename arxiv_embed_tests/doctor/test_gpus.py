@@ -85,7 +85,7 @@ def test_gpus_that_are_well_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
         (Examined([WELL], persistence=0), State.WARN, "persistence mode off", "nvidia-smi -pm 1"),
         (Examined([WELL], uncorrected=3), State.WRONG, "3 uncorrected errors", "--gpu-reset"),
         (Examined([WELL], rows=(0, 1, 1, 0)), State.WRONG, "wait to be exchanged", "--gpu-reset"),
-        (Examined([WELL], reasons=0x48), State.WARN, "hardware slowdown, heat (hardware)", "cooling"),
+        (Examined([WELL], reasons=0x48), State.WARN, "hardware thermal slowdown, hardware slowdown", "cooling"),
         (Examined([WELL], reasons=0x5), State.FINE, "35 °C", ""),
         (Examined([WELL], temperature=88), State.WARN, "88 °C", "cooling"),
         (Examined([WELL], temperature=-1), State.FINE, "GB free, ECC on", ""),
