@@ -21,6 +21,7 @@ from typing import Any, Self
 from arxiv_embed.events import Event, event_of
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.settings import Settings
+from arxiv_embed.soundness import require_sound
 
 RECORD = "progress.jsonl"
 LONGEST_LAST_LINE = 16_384
@@ -86,7 +87,8 @@ class ProgressReader:
 
     def poll(self) -> RunProgress:
         """Takes in every whole line written since the last call; a record that is not there yet is an empty one, and
-        a line that a killed writer has cut, or that has been damaged, is passed over."""
+        a line that a killed writer has cut, that has been damaged, or that another version has written otherwise,
+        is passed over."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -98,6 +100,7 @@ class ProgressReader:
         for line in new[:end].splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 event = event_of(line)
+                require_sound(event)
                 self.progress.apply(event)
                 self._also(event)
         return self.progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,10 +11,11 @@ from pathlib import Path
 from arxiv_embed.checkpoint.atomic import write_atomically
 from arxiv_embed.checkpoint.lock import FileLock, is_held
 from arxiv_embed.errors import ArxivEmbedError
-from arxiv_embed.events import RunFinished
+from arxiv_embed.events import RunFinished, event_of
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.record import RECORD, ProgressReader, ProgressWriter, has_ended, progress_path
 from arxiv_embed.settings import Settings
+from arxiv_embed.soundness import require_sound
 
 LOCK = "process.lock"
 LAST = "last"
@@ -143,9 +143,11 @@ def close_record(settings: Settings, killed: KilledRun) -> None:
 
 
 def _begun(record: Path) -> float:
-    with record.open() as file:
+    with record.open("rb") as file:
         first = file.readline()
     try:
-        return float(json.loads(first)["time"])
-    except (ValueError, KeyError):  # cut off by a full disk
+        event = event_of(first)
+        require_sound(event)
+        return float(event["time"])
+    except (ValueError, RecursionError):  # cut off by a full disk, or damaged
         return 0.0

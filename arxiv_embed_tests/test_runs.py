@@ -77,3 +77,15 @@ def test_the_last_run_is_the_one_begun_last_whatever_the_clock_says(settings: Se
         last = last_run(settings)
         assert last is not None
         assert last.state == state
+
+
+def test_a_record_that_begins_with_something_else_hides_no_other_run(settings: Settings) -> None:
+    write(settings, "r", STARTED)
+    for number, first in enumerate(("[]", "null", '{"event":"x","time":[]}', '{"event":"x","time":NaN}')):
+        path = progress_path(settings, f"odd{number}")
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{first}\n")
+    last = last_run(settings)
+    assert last is not None
+    assert last.run_id == "r"
+    assert killed(settings) == ["r"]

@@ -1,0 +1,76 @@
+"""Soundness: what a damaged record, or one of another version, says is passed over, and every display goes on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from arxiv_embed.exposition import openmetrics_of
+from arxiv_embed.monitor.glyphs import UNICODE
+from arxiv_embed.monitor.snapshot import snapshot
+from arxiv_embed.monitor.sources import HomeSource
+from arxiv_embed.record import RECORD, progress_path
+from arxiv_embed.report.writing import write_report
+from arxiv_embed.settings import Settings
+from arxiv_embed.soundness import require_sound
+from arxiv_embed_tests.monitor import records
+
+
+def lines(settings: Settings) -> list[dict[str, Any]]:
+    path = progress_path(settings, "r")
+    records.write(path, records.eventful())
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_whatever_a_run_writes_is_sound(settings: Settings) -> None:
+    told = lines(settings)
+    for line in told:
+        require_sound(line)
+    assert {"run_started", "devices_found", "batch", "health", "error"} <= {line["event"] for line in told}
+
+
+def test_an_event_that_is_not_known_needs_a_time_alone() -> None:
+    require_sound({"event": "of_another_version", "time": 1.5, "shard": 7})
+    with pytest.raises(ValueError, match="time"):
+        require_sound({"event": "of_another_version", "time": "now"})
+
+
+@pytest.mark.parametrize(
+    ("event", "field", "value"),
+    [
+        ("batch", "tokens", "many"),
+        ("batch", "tokens", float("nan")),
+        ("batch", "seconds", None),
+        ("batch", "peak_memory", 10**30),
+        ("batch", "device", ["cpu:0"]),
+        ("batch", "shard", 1.5),
+        ("batch", "time", 1e15),
+        ("health", "cpu", "half"),
+        ("health", "devices", {"verdict": "ok"}),
+        ("health", "devices", [{"device": "cpu:0"}]),
+        ("health", "devices", [{"device": "cpu:0", "verdict": ["ok"]}]),
+        ("health", "devices", [{"device": "cpu:0", "verdict": "ok", "reasons": 3}]),
+        ("health", "devices", [{"device": "cpu:0", "verdict": "ok", "power": []}]),
+        ("devices_found", "devices", [7]),
+        ("pool_ready", "dtype", {}),
+        ("shard_started", "records", "all"),
+        ("error", "message", 4),
+        ("run_finished", "state", ["done"]),
+    ],
+)
+def test_a_line_with_a_field_of_another_kind_is_passed_over_by_every_display(
+    settings: Settings, event: str, field: str, value: object
+) -> None:
+    told = lines(settings)
+    damaged = [{**line, field: value} for line in told if line["event"] == event]
+    damaged = damaged or [{"event": event, "time": told[-1]["time"], field: value}]
+    at = next((told.index(line) for line in told if line["event"] == event), len(told))
+    content = [*told[:at], *damaged, *(line for line in told[at:] if line["event"] != event)]
+    (settings.runs / "r" / RECORD).write_text("".join(f"{json.dumps(line)}\n" for line in content))
+    sight = HomeSource(settings, "r").look()
+    assert sight is not None
+    assert all(line.cell_len <= 80 for line in snapshot(sight, 80, UNICODE))
+    assert openmetrics_of(sight.metrics).endswith("# EOF\n")
+    assert write_report(settings, "r", settings.checkpoints, None).exists()
