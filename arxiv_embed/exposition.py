@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
@@ -199,6 +200,8 @@ def _samples(text: str) -> Samples:
     for family in families(text):
         for sample in family.samples:
             if sample.name.startswith(PREFIX):
+                if not math.isfinite(sample.value):
+                    raise ValueError(f"{sample.name} is {sample.value}")
                 found.setdefault(sample.name.removeprefix(PREFIX), []).append((sample.labels, sample.value))
     return found
 

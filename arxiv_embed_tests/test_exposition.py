@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -179,6 +180,12 @@ def test_a_password_in_a_store_s_url_or_an_error_is_not_told() -> None:
 )
 def test_another_text_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(ArxivEmbedError, match="give the address that the run was told to serve them at"):
+        run_metrics_from(text)
+
+
+def test_a_number_that_is_none_is_refused_before_anything_is_drawn_of_it() -> None:
+    text = re.sub(r"(?m)^(arxiv_embed_papers_per_second) .*$", r"\1 NaN", openmetrics_of(RUN))
+    with pytest.raises(ArxivEmbedError, match="papers_per_second is nan"):
         run_metrics_from(text)
 
 
