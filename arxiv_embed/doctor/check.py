@@ -90,6 +90,8 @@ class _Asked:
     def _look(self) -> None:
         try:
             found = list(self._question.look())
+        except PermissionError as error:
+            found = [wrong(self._question.name, sentence(error), "have its owner let you in, or be that user")]
         except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
             found = [wrong(self._question.name, sentence(error), "mend that, and ask again")]
         self._found = found

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from arxiv_embed.doctor.check import Check, Subject, fine, skipped, warn, wrong
@@ -75,10 +75,11 @@ def rights(subject: Subject) -> Iterator[Check]:
 def writable(name: str, folders: Sequence[Path]) -> Check:
     """The first is there or can be made; of the others, those that are there."""
     first, *others = folders
-    for folder in [_nearest(first), *(other for other in others if other.exists())]:
+    others_there = (other for other in others if other.exists())  # asked of a first one that may be entered
+    for folder in chain([_nearest(first)], others_there):
         if not folder.is_dir():
             return wrong(name, f"{folder} is no folder", "move that file away, or set ARXIV_EMBED_HOME elsewhere")
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
             owner = f"owner {folder.stat().st_uid}, you are {os.geteuid()}"
             remedy = f"sudo chown -R $USER {folder}, mount it writable, or set ARXIV_EMBED_HOME elsewhere"
             return wrong(name, f"nothing can be written to {folder} ({owner})", remedy)
@@ -179,5 +180,5 @@ def is_synchronized() -> bool | None:
 
 
 def _nearest(place: Path) -> Path:
-    """The place, or the nearest above it that is there."""
-    return next(folder for folder in (place, *place.parents) if folder.exists())
+    """The place, or the nearest above it that is there, as far as may be seen."""
+    return next(folder for folder in (place, *place.parents) if os.path.exists(folder))  # noqa: PTH110 - as it never raises

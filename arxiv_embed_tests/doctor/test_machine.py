@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from arxiv_embed.doctor import machine
 from arxiv_embed.doctor.check import Check, State, Subject
 from arxiv_embed.settings import Settings
 from arxiv_embed_tests.faults.read_only import read_only
+from arxiv_embed_tests.metadata.permissions import permissions_bind
 
 GB = 10**9
 
@@ -87,6 +89,21 @@ def test_a_home_that_may_not_be_written_is_wrong_and_so_is_a_folder_in_it(subjec
     with read_only(runs):
         home, *_ = machine.rights(subject)
         assert home.text.startswith(f"nothing can be written to {runs}")
+
+
+def test_a_home_of_another_user_that_may_not_be_entered_is_wrong_and_says_whose_it_is(subject: Subject) -> None:
+    home = subject.settings.home
+    subject.settings.runs.mkdir(parents=True)
+    home.chmod(0)
+    try:
+        with permissions_bind():
+            found = {check.name: check for check in (*machine.rights(subject), *machine.disks(subject))}
+    finally:
+        home.chmod(0o755)
+    assert found["home"].state is found["checkpoints"].state is State.WRONG
+    assert f"nothing can be written to {home} (owner {os.geteuid()}" in found["home"].text
+    assert "chown" in found["home"].remedy
+    assert str(home) in found["disk of checkpoints"].text
 
 
 def test_a_file_in_the_place_of_the_home_is_wrong(subject: Subject) -> None:
