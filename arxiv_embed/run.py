@@ -177,10 +177,10 @@ class Run:
         return result
 
     def _close(self, error: BaseException | None) -> None:
-        try:
-            self.journal.finish(error)
-        finally:
-            self._open.close()
+        with contextlib.ExitStack() as ends:
+            ends.enter_context(self._open)
+            ends.callback(self.journal.finish, error)
+            self._equipment.close_pool()  # nothing is told of its devices behind the run's end
 
     def keep_fresh_start(self) -> None:
         """For a run of all shards: if it is ended before they are done, the next one goes on with the fresh start."""
