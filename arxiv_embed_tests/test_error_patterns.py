@@ -312,6 +312,7 @@ def test_what_is_no_password_is_left_as_it_is(message: str) -> None:
     [
         ("401 for hf_AbCdEfGhIjKlMnOpQrStUvWxYz", "401 for hf_***"),
         ("Authorization: Bearer eyJhbGciOi.J9-x_y", "Authorization: Bearer ***"),
+        ("az://box/papers?sv=2024&sig=aB3%2Fd4e5f6&se=2026", "az://box/papers?sv=2024&sig=***&se=2026"),
         ("db?p%61ssword=a&sslmode=require", "db?p%61ssword=***&sslmode=require"),
         ("db?sslm%6fde=require", "db?sslm%6fde=require"),
     ],

@@ -143,8 +143,18 @@ def _figures(url: str) -> RunMetrics:
     request = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a run is near, beyond no proxy
     with direct.open(request, timeout=ANSWER_SECONDS) as answer:
-        text = answer.read(LARGEST_ANSWER).decode("utf-8")
-    return run_metrics_from(text)
+        return run_metrics_from(_read(answer).decode("utf-8"))
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """All that it says; raises `TimeoutError` where that takes longer than an answer may, however it is spread."""
+    until = time.monotonic() + ANSWER_SECONDS
+    content = b""
+    while len(content) < LARGEST_ANSWER and (more := answer.read1(1 << 16)):
+        content += more
+        if time.monotonic() > until:
+            raise TimeoutError
+    return content
 
 
 def _why(error: Exception) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 
 class Served(HTTPServer):
-    """`text` is what it answers with; without one it has no such page."""
+    """`text` is what it answers with, a character every `slowly` seconds; without one it has no such page."""
 
     allow_reuse_address = True
     text: str = ""
+    slowly: float = 0.0
 
     @property
     def address(self) -> str:
@@ -25,7 +27,13 @@ class _Answer(BaseHTTPRequestHandler):
         content = self.server.text.encode() if self.path == "/metrics" else b""
         self.send_response(200 if content else 404)
         self.end_headers()
-        self.wfile.write(content)
+        if not self.server.slowly:
+            self.wfile.write(content)
+            return
+        for byte in content:
+            time.sleep(self.server.slowly)
+            with contextlib.suppress(OSError):  # nobody listens any more
+                self.wfile.write(bytes([byte]))
 
     def log_message(self, *_: object) -> None: ...
 

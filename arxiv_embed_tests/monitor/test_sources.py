@@ -9,6 +9,7 @@ import pytest
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.exposition import openmetrics_of
 from arxiv_embed.metrics import RunMetrics
+from arxiv_embed.monitor import sources
 from arxiv_embed.monitor.sources import EndpointSource, HomeSource, Sight, url_of
 from arxiv_embed.record import ProgressWriter, progress_path
 from arxiv_embed.runs import NoRun, note_as_last
@@ -98,6 +99,15 @@ def test_what_is_no_endpoint_of_a_run_is_said(text: str, said: str) -> None:
         source = EndpointSource(server.address)
         assert source.look() is None
         assert said in source.trouble
+
+
+def test_an_endpoint_that_never_comes_to_an_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "ANSWER_SECONDS", 0.2)
+    with serving("# no end" * 5) as server:
+        server.slowly = 0.05
+        source = EndpointSource(server.address)
+        assert source.look() is None
+        assert "does not answer within" in source.trouble
 
 
 def test_an_address_is_a_host_and_port_or_a_url_and_never_holds_a_password() -> None:
