@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arxiv_embed.checkpoint.lock import is_held
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.metrics import RunMetrics, metrics_of
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.record import ProgressReader
+from arxiv_embed.runs import look_at
 
 RUNNING = ("starting", "running")
 
@@ -176,11 +176,9 @@ def read_timeline(record: Path) -> Timeline:
     """The timeline of a run as it stands now; one whose process is gone without a word is "killed". Raises
     `ArxivEmbedError` for a record that does not say that a run began."""
     timeline = Timeline()
-    progress = ProgressReader(record, also=timeline.take).poll()
+    progress = look_at(record, ProgressReader(record, also=timeline.take))
     if not progress.started and not progress.error:
         raise ArxivEmbedError(f"Run {record.parent.name} had not begun: its record, {record}, says nothing yet.")
-    if progress.state in RUNNING and not is_held(record):
-        progress.state = "killed"
     timeline.progress, timeline.now = progress, time.time()
     timeline.metrics = metrics_of(progress, timeline.now)
     return timeline
