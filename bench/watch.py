@@ -34,7 +34,8 @@ from bench.metric import LeftOut, Metric
 PAPERS, PAIRS = 1500, 7
 DEVICES = "cpu:2"
 REPORT_SECONDS = 1.0
-LEAST_RATIO, MOST_LATE = 0.995, 2.0
+LEAST_RATIO, MOST_SHARE, MOST_LATE = 0.995, 0.005, 2.0
+CORES = 2
 
 BATCHES, MOST_OPENING = 10_000, 1.0
 OPENINGS = 5
@@ -60,9 +61,11 @@ print(time.perf_counter() - begun, len(frame))
 
 @dataclass(frozen=True)
 class Ran:
-    """Papers a second of a run; of a watched one the reports, each with how late it was, and the scrapes answered."""
+    """Papers a second of a run, and the share of two cores that its own process took, where all of watching is done; of
+    a watched one the reports, each with how late it was, and the scrapes answered."""
 
     papers_per_second: float
+    own_share: float
     late: list[float]
     scrapes: int
 
@@ -91,6 +94,7 @@ def _cost(place: Path, papers: int, pairs: int) -> list[Metric | LeftOut]:
                 watched.append(_watched(metadata, runs[kind]))
     speeds = [[run.papers_per_second for run in some] for some in (watched, plain)]
     ratios = np.divide(*speeds)
+    shares = np.subtract(*([run.own_share for run in some] for some in (watched, plain)))
     late = [seconds for run in watched for seconds in run.late]
     low, high = np.percentile(ratios, [25, 75])
     latest = "the latest of them, both workers saturated"
@@ -98,6 +102,8 @@ def _cost(place: Path, papers: int, pairs: int) -> list[Metric | LeftOut]:
         Metric(f"{papers:,} papers on {DEVICES}, not watched", median(speeds[1]), "papers/s"),
         Metric("watched ÷ not watched, median of pairs", float(np.median(ratios)), "ratio", LEAST_RATIO),
         Metric("half of the pairs lie within", float(high - low), "ratio"),
+        Metric("CPU more of the run's process, of two cores", float(np.median(shares)), "", MOST_SHARE, "at most"),
+        Metric("half of the pairs lie within, of two cores", float(np.subtract(*np.percentile(shares, [75, 25]))), ""),
         Metric("reports of health", len(late), "reports"),
         Metric(latest, max(late), "s", MOST_LATE, "at most") if late else LeftOut(latest, "the runs were too short"),
         Metric("scrapes answered", sum(run.scrapes for run in watched), "scrapes"),
@@ -119,12 +125,14 @@ def _watched(metadata: Path, home: Path) -> Ran:
 def _run(metadata: Path, home: Path, **watching: Any) -> Ran:
     settings = settings_from_environment({"ARXIV_EMBED_HOME": str(home)})
     options = RunOptions(metadata, settings.store, settings.checkpoints, devices=DEVICES, **watching)
+    begun, computed = time.monotonic(), time.process_time()
     with Run(options, settings, "bench") as run:
         shards = [plan.shard.key for plan in run.plan.pending]
         run.start(shards)
         for key in shards:
             run.read(key)
             run.embed(key)
+    own_share = (time.process_time() - computed) / (time.monotonic() - begun) / CORES
     late: list[float] = []
 
     def take(line: Mapping[str, Any]) -> None:
@@ -132,7 +140,7 @@ def _run(metadata: Path, home: Path, **watching: Any) -> Ran:
             late.append(line["late"])
 
     progress = ProgressReader(progress_path(settings, "bench"), also=take).poll()
-    return Ran(progress.papers_embedded / progress.embedding_seconds, late, 0)
+    return Ran(progress.papers_embedded / progress.embedding_seconds, own_share, late, 0)
 
 
 # -- the history
