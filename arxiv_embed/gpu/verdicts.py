@@ -122,10 +122,10 @@ class _Finding:
 def judge(reading: Reading, lane: LaneLook, history: History, limits: Limits | None = None) -> DeviceHealth:
     """The worst verdict that something asks for, all reasons, and the strongest action that one of them asks for."""
     limits = limits or Limits()
-    findings = list(_presence(reading, lane, history, limits))
+    findings = list(_presence(reading, lane, history))
     if not reading.lost and lane.state is not State.RETIRED:
         findings += _errors(reading, history)
-        findings += _stall(lane, limits)
+        findings += list(_stall(lane, limits)) or _losses(lane, limits)
         findings += _memory(reading)
         findings += _slowdown(reading, lane, limits)
         findings += _heat(reading, lane, limits)
@@ -163,7 +163,7 @@ def judge(reading: Reading, lane: LaneLook, history: History, limits: Limits | N
     )
 
 
-def _presence(reading: Reading, lane: LaneLook, history: History, limits: Limits) -> Iterator[_Finding]:
+def _presence(reading: Reading, lane: LaneLook, history: History) -> Iterator[_Finding]:
     if reading.lost and lane.state is State.RETIRED:
         yield _Finding(Verdict.RETIRED, f"the driver has lost it: {reading.lost}")
     elif reading.lost:
@@ -172,8 +172,6 @@ def _presence(reading: Reading, lane: LaneLook, history: History, limits: Limits
         yield _Finding(Verdict.RETIRED, "the driver sees it again", Action.BRING_BACK)
     elif lane.state is State.RETIRED:
         yield _Finding(Verdict.RETIRED, f"it failed again and again; it is tried again in {lane.retry_in:.0f} s")
-    elif lane.losses >= limits.lost_workers:
-        yield _Finding(Verdict.FAILING, f"{lane.losses} workers were lost in a row")  # the pool counts these itself
 
 
 def _errors(reading: Reading, history: History) -> Iterator[_Finding]:
@@ -198,6 +196,12 @@ def _stall(lane: LaneLook, limits: Limits) -> Iterator[_Finding]:
     if lane.state is State.READY and lane.expected and not lane.spoken and lane.computing > most:
         told = f"its batch takes {lane.computing:.1f} s already, predicted were {lane.expected:.1f} s"
         yield _Finding(Verdict.STALLED, told, Action.RESTART)
+
+
+def _losses(lane: LaneLook, limits: Limits) -> Iterator[_Finding]:
+    """Of a device that is not stalled: a batch that hangs each worker is to blame for it then too, not the device."""
+    if lane.losses >= limits.lost_workers:
+        yield _Finding(Verdict.FAILING, f"{lane.losses} workers were lost in a row")  # the pool counts these itself
 
 
 def _memory(reading: Reading) -> Iterator[_Finding]:

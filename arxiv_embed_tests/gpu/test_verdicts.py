@@ -76,6 +76,7 @@ CASES: list[tuple[Reading, LaneLook, History, Verdict, Action, str]] = [
     (read(xid=[13]), lane(), History(), Verdict.OK, Action.NONE, "XID 13"),
     (read(links_up=16), lane(), History(links_up=18), Verdict.OK, Action.NONE, "16 of 18 NVLinks are up"),
     (read(), lane(losses=3), History(), Verdict.FAILING, Action.NONE, "3 workers were lost in a row"),
+    (read(), lane(losses=3, expected=4.0, computing=21.0), History(), Verdict.STALLED, Action.RESTART, "takes 21.0 s"),
     # gone, and there again
     (Reading("cuda:0", lost="GPU is lost"), lane(), History(), Verdict.FAILING, Action.RETIRE, "it: GPU is lost"),
     (Reading("cuda:0", lost="x"), lane(State.LOADING), History(), Verdict.FAILING, Action.RETIRE, "has lost it"),
