@@ -97,7 +97,10 @@ class Watch:
                 self._order(health, look, history)
                 devices.append(health)
             self._number += 1
-            self._on_report(HealthReport(self._number, late, waiting(), cpu, memory, devices))
+            try:
+                self._on_report(HealthReport(self._number, late, waiting(), cpu, memory, devices))
+            except Exception as error:  # noqa: BLE001 - as a full disk: what was found is right all the same
+                self._tell_once(lanes, error)
 
     def _order(self, health: DeviceHealth, look: LaneLook, history: History) -> None:
         if health.action is Action.NONE:
@@ -114,13 +117,16 @@ class Watch:
         with self._reporting:
             if over.is_set():
                 return
-            why = f"{type(error).__name__}: {error}"
-            if why not in self._told:
-                self._told.add(why)
-                self.orders.post(Order(lanes[0].name, Action.NONE, f"a report of health failed: {why}"))
+            self._tell_once(lanes, error)
             for look in (look_at(lane, time.monotonic()) for lane in lanes):
                 if look.rests or look.shrunk:
                     self.orders.post(Order(look.device, Action.BRING_BACK, "how it is cannot be told any more"))
+
+    def _tell_once(self, lanes: Sequence[Lane], error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}"
+        if why not in self._told:
+            self._told.add(why)
+            self.orders.post(Order(lanes[0].name, Action.NONE, f"a report of health failed: {why}"))
 
 
 def next_due(due: float, seconds: float, now: float) -> float:

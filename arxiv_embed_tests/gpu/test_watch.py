@@ -343,6 +343,21 @@ def test_a_report_that_cannot_be_written_ends_nothing(ward: Callable[..., Ward])
     assert [incident.what for incident in ward_.incidents] == ["unwatched"]
 
 
+def test_a_hot_device_rests_also_where_its_reports_cannot_be_written(ward: Callable[..., Ward]) -> None:
+    hot, written = ward(), [0]
+
+    def full(number: int) -> None:
+        written[0] = number
+        befalls(hot, number, temperature=95 if number < 12 else 50)
+        raise OSError(28, "No space left on device")
+
+    hot.script = full
+    hot.until = lambda: hot.happened("cool again") and written[0] >= 16
+    hot.embed()
+    assert Counter(incident.what for incident in hot.incidents) == {"paused": 1, "unwatched": 1, "cool again": 1}
+    assert hot.told_of("cuda:0", "cool again") == "50 °C"
+
+
 def test_a_device_that_rests_is_not_forgotten_where_nobody_can_tell_how_warm_it_is(
     ward: Callable[..., Ward], monkeypatch: pytest.MonkeyPatch
 ) -> None:
