@@ -75,6 +75,8 @@ class Instruments:
         """NVML's event set of each device: what is in it needs no other answer to be known as the device's."""
         self._known: set[str] = set()
         """Devices that NVML has known: one that it does not know any more is lost."""
+        self._lost: set[str] = set()
+        """Those of them that were lost when NVML answered last."""
 
     def close(self) -> None:
         """Ends what was begun with the driver; it begins anew with the next reading."""
@@ -106,13 +108,14 @@ class Instruments:
             try:
                 told = self._ask_driver(device)
             except _Lost as loss:
+                self._lost.add(device.name)
                 told = {"lost": str(loss)}
         return Reading(device.name, cpu=cpu, process_memory=resident, **told)
 
     def _ask_driver(self, device: Device) -> dict[str, Any]:
         nvml = self._nvml
         if nvml is None or not device.uuid:
-            if device.name in self._known:
+            if device.name in self._lost:  # the others may well compute on, as after an update of the driver
                 raise _Lost("the driver does not answer")
             return {}
         handle = _sure(nvml, "nvmlDeviceGetHandleByUUID", device.uuid)
@@ -122,6 +125,7 @@ class Instruments:
                 raise _Lost("the driver does not know it any more")
             return {}
         self._known.add(device.name)
+        self._lost.discard(device.name)
         parent = ask(nvml, "nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle)
         whole = handle if parent is None else parent  # an instance's heat and clocks are its GPU's
         milliwatts = _ask(nvml, "nvmlDeviceGetPowerUsage", handle)

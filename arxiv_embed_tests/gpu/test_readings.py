@@ -133,6 +133,18 @@ def test_a_gpu_that_the_driver_has_forgotten_is_lost_but_not_one_that_it_never_k
     assert never == Reading("cuda:1")
 
 
+def test_where_the_driver_does_not_answer_after_a_loss_the_other_gpus_are_not_lost_too(nvml: FakeNvml) -> None:
+    bench = Bench(nvml, ["GPU-aa", "GPU-bb"])
+    bench.read(GPU, FakeGpu("GPU-bb"))
+    bench.read(replace(GPU, lost=pynvml.NVML_ERROR_GPU_IS_LOST), FakeGpu("GPU-bb"))
+    nvml.init_error = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+    lost, other = bench.read()
+    assert "does not answer" in lost.lost
+    assert other == Reading("cuda:1")
+    nvml.init_error = None
+    assert not any(reading.lost for reading in bench.read(GPU, FakeGpu("GPU-bb")))
+
+
 def test_without_a_driver_nothing_is_known_and_nothing_lost(nvml: FakeNvml) -> None:
     nvml.init_error = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
     assert Bench(nvml, ["GPU-aa"]).read() == [Reading("cuda:0")]
