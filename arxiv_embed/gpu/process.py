@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,9 @@ WORKER = (sys.executable, "-P", "-m", "arxiv_embed.gpu.worker")
 module."""
 
 STOP_SECONDS = 5
+KILLED_SECONDS = 2.0
+"""One that waits in the driver of a lost device does not end even when it is killed, and is left to the system."""
+
 DEPTH = 2
 """Batches that a worker has at most: one that it computes, and one that hides the way there and back."""
 
@@ -64,8 +68,9 @@ class WorkerProcess:
         self.connection.close()
         for slot in self.slots:
             slot.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(within)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(KILLED_SECONDS)
+        return -signal.SIGKILL

@@ -17,9 +17,11 @@ import pytest
 from arxiv_embed.encoding.tokens import TokenizedPaper
 from arxiv_embed.gpu.backlog import Piece
 from arxiv_embed.gpu.crew import WorkerNotStarted
+from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.gpu.lane import Patience
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
+from arxiv_embed.gpu.process import WorkerProcess
 from arxiv_embed_tests.gpu.simulated import GIB, Event, Simulation, paper, pieces_of, simulated_pool, vectors_of
 
 IMPATIENT = Patience(
@@ -345,3 +347,15 @@ def test_workers_killed_from_outside_lose_no_paper(tmp_path: Path) -> None:
     assert Counter(outcome.index for outcome in outcomes) == Counter(range(1000))
     assert all(isinstance(outcome, EncodedPaper) for outcome in outcomes)
     assert "exit code -9" in {incident.what: incident.detail for incident in incidents}["lost"]
+
+
+def test_a_worker_that_cannot_even_be_killed_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that waits in the driver of a GPU that has fallen off the bus."""
+    monkeypatch.setattr("arxiv_embed.gpu.process.KILLED_SECONDS", 0.05)
+    worker = WorkerProcess(Device("cpu:0", "cpu"), ["sh", "-c", "exec sleep 60"])
+    monkeypatch.setattr(worker._process, "kill", lambda: None)
+    begun = time.monotonic()
+    assert worker.end(0.0) == -signal.SIGKILL
+    assert time.monotonic() - begun < 5
+    os.kill(worker.pid, signal.SIGKILL)
+    worker._process.wait()
