@@ -13,16 +13,13 @@ from arxiv_embed.gpu.lane import Lane, State
 
 @dataclass(frozen=True)
 class Order:
-    """`is_news` is whether it was not asked for, for the same reason, in the report before.
-
-    `batch` is the one that takes too long, by its number and by how many seconds it had been `computing`; None where
+    """`batch` is the one that takes too long, by its number and by how many seconds it had been `computing`; None where
     the device is to blame. Without an action, that the device is not watched is all there is to tell.
     """
 
     device: str
     action: Action
     why: str
-    is_news: bool = True
     batch: int | None = None
     computing: float = 0.0
 
@@ -36,9 +33,7 @@ class Orders:
 
     def post(self, order: Order) -> None:
         with self._lock:
-            before = self._orders.pop((order.device, order.action), None)
-            if before is not None and before.is_news and not order.is_news:
-                order = before
+            self._orders.pop((order.device, order.action), None)
             self._orders[order.device, order.action] = order
 
     def take(self) -> list[Order]:
@@ -59,9 +54,9 @@ def obey(order: Order, lanes: Sequence[Lane], faults: Faults, now: float) -> Non
         case Action.NONE:
             faults.report(lane, "unwatched", order.why)
         case Action.SHRINK if lane.ready is not None:
-            lane.budget.shrink()
-            if order.is_news:
+            if not lane.budget.is_kept_small:
                 faults.report(lane, "shrunk", order.why)
+            lane.budget.shrink()
         case Action.PAUSE if not lane.rests:
             lane.rests = True
             faults.report(lane, "paused", order.why)

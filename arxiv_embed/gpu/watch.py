@@ -94,7 +94,7 @@ class Watch:
                 history = self._histories.get(look.device, History())
                 health = judge(reading, look, history, self._limits)
                 self._histories[look.device] = history.then(reading, health)
-                self._order(health, look, history)
+                self._order(health, look)
                 devices.append(health)
             self._number += 1
             try:
@@ -102,15 +102,14 @@ class Watch:
             except Exception as error:  # noqa: BLE001 - as a full disk: what was found is right all the same
                 self._tell_once(lanes, error)
 
-    def _order(self, health: DeviceHealth, look: LaneLook, history: History) -> None:
+    def _order(self, health: DeviceHealth, look: LaneLook) -> None:
         if health.action is Action.NONE:
             return
         why = "; ".join(health.reasons)
-        is_news = health.verdict is not history.verdict
         if health.verdict is Verdict.STALLED and health.action is Action.RESTART:
-            self.orders.post(Order(health.device, health.action, why, is_news, look.batch, look.computing))
+            self.orders.post(Order(health.device, health.action, why, look.batch, look.computing))
         else:
-            self.orders.post(Order(health.device, health.action, why, is_news))
+            self.orders.post(Order(health.device, health.action, why))
 
     def _stumbled(self, lanes: Sequence[Lane], over: threading.Event, error: Exception) -> None:
         """Nobody knows when a device that rests is cool, then: none rests any more, and none is kept small."""

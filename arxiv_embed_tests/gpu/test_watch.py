@@ -449,6 +449,15 @@ def test_of_two_orders_alike_only_the_last_is_done_and_after_those_that_came_bet
     assert orders.take() == []
 
 
+def test_a_device_is_told_to_be_shrunk_when_it_is_and_grown_as_often() -> None:
+    """Also where it was slowed down before, by what asks for nothing, or had no worker at the first report of it."""
+    lane = VirtualLane("cuda:0", lambda now: 1e4)
+    faults = Faults([lane], PATIENT)
+    for action in (Action.SHRINK, Action.SHRINK, Action.BRING_BACK, Action.BRING_BACK, Action.SHRINK):
+        obey(Order("cuda:0", action, "it is hot"), [lane], faults, 0.0)
+    assert [incident.what for incident in faults.incidents] == ["shrunk", "grows again", "shrunk"]
+
+
 def test_a_batch_that_was_done_since_is_no_reason_to_restart() -> None:
     lane = VirtualLane("cuda:0", lambda now: 1e4)
     lane.worker = None
