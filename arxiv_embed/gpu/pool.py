@@ -176,7 +176,7 @@ class Pool:
     def _mend(self, planner: Planner, now: float) -> None:
         """Does what the watch asks for, starts workers whose pause is over, ends those that are overdue, and looks at
         memory that others hold."""
-        for order in self._watch.orders.take() if self._watch is not None else ():
+        for order in self._watch.take(self._lanes, now) if self._watch is not None else ():
             obey(order, self._lanes, self._faults, now)
         for lane in self._lanes:
             if lane.state in (State.PAUSED, State.RETIRED) and now >= lane.until:

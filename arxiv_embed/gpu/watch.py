@@ -20,12 +20,15 @@ FIRST_SECONDS = 1.0
 END_SECONDS = 2.0
 """For a driver that does not answer to be left alone."""
 
+SILENT_SECONDS, SILENT_REPORTS = 60.0, 4
+"""A watch that has found nothing for so long, in seconds and in reports, waits for a driver that does not answer."""
+
 LOOKS = 3
 
 
 class Watch:
     """Reports every so many `seconds` while a pool is open, one after another; what follows from a report stands in
-    `orders`, which the pool takes.
+    `orders`, which the pool takes by `take`.
 
     `on_report` is called in the watch's thread, and not any more once `end` has returned. Whatever goes wrong there,
     or in looking, is an order to tell of it, once, and the watch goes on.
@@ -39,6 +42,8 @@ class Watch:
         self._on_report = on_report
         self._limits = limits or Limits()
         self._number = 0
+        self._looked = 0.0
+        """When a look ended last, well or not, in seconds of the monotonic clock."""
         self._histories: dict[str, History] = {}
         self._told: set[str] = set()
         self._reporting = threading.Lock()
@@ -49,6 +54,7 @@ class Watch:
         """Looks at these lanes from now on; `waiting` tells how many papers wait. Orders about others are void."""
         self.orders = Orders()
         self._over = threading.Event()
+        self._looked = time.monotonic()
         self._thread = threading.Thread(
             target=self._watch, args=(lanes, waiting, self._over), name="health", daemon=True
         )
@@ -62,6 +68,13 @@ class Watch:
             self._thread.join(END_SECONDS)
             self._thread = None
 
+    def take(self, lanes: Sequence[Lane], now: float) -> list[Order]:
+        """What is to be done. Where the watch itself waits without end, no device is to rest as long."""
+        if now - self._looked > max(SILENT_SECONDS, SILENT_REPORTS * self._seconds):
+            self._tell_once(lanes, "the driver, or the disk, does not answer")
+            self._release(lanes)
+        return self.orders.take()
+
     def _watch(self, lanes: Sequence[Lane], waiting: Callable[[], int], over: threading.Event) -> None:
         instruments = Instruments([lane.device for lane in lanes])
         due = time.monotonic() + min(FIRST_SECONDS, self._seconds)
@@ -70,6 +83,8 @@ class Watch:
                 self._report(lanes, waiting, over, instruments, due)
             except Exception as error:  # noqa: BLE001 - a run goes on without being watched
                 self._stumbled(lanes, over, error)
+            if not over.is_set():
+                self._looked = time.monotonic()
             due = next_due(due, self._seconds, time.monotonic())
         with contextlib.suppress(Exception):
             instruments.close()
@@ -100,7 +115,7 @@ class Watch:
             try:
                 self._on_report(HealthReport(self._number, late, waiting(), cpu, memory, devices))
             except Exception as error:  # noqa: BLE001 - as a full disk: what was found is right all the same
-                self._tell_once(lanes, error)
+                self._tell_once(lanes, _in_words(error))
 
     def _order(self, health: DeviceHealth, look: LaneLook) -> None:
         if health.action is Action.NONE:
@@ -116,16 +131,22 @@ class Watch:
         with self._reporting:
             if over.is_set():
                 return
-            self._tell_once(lanes, error)
-            for look in (look_at(lane, time.monotonic()) for lane in lanes):
-                if look.rests or look.shrunk:
-                    self.orders.post(Order(look.device, Action.BRING_BACK, "how it is cannot be told any more"))
+            self._tell_once(lanes, _in_words(error))
+            self._release(lanes)
 
-    def _tell_once(self, lanes: Sequence[Lane], error: Exception) -> None:
-        why = f"{type(error).__name__}: {error}"
+    def _release(self, lanes: Sequence[Lane]) -> None:
+        for look in (look_at(lane, time.monotonic()) for lane in lanes):
+            if look.rests or look.shrunk:
+                self.orders.post(Order(look.device, Action.BRING_BACK, "how it is cannot be told any more"))
+
+    def _tell_once(self, lanes: Sequence[Lane], why: str) -> None:
         if why not in self._told:
             self._told.add(why)
             self.orders.post(Order(lanes[0].name, Action.NONE, f"a report of health failed: {why}"))
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def next_due(due: float, seconds: float, now: float) -> float:

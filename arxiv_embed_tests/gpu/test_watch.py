@@ -411,6 +411,27 @@ def test_a_driver_that_never_answers_keeps_no_run_from_ending(
     assert not silent.reports
 
 
+def test_a_driver_that_does_not_answer_any_more_lets_no_device_rest_for_ever(
+    ward: Callable[..., Ward], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's only device is hot, and nobody could say that it is cool."""
+    hot, answer = ward(DEVICE), threading.Event()
+    monkeypatch.setattr("arxiv_embed.gpu.watch.SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("arxiv_embed.gpu.watch.END_SECONDS", 0.05)
+
+    def script(number: int) -> None:
+        befalls(hot, number, temperature=95)
+        if hot.happened("paused"):
+            monkeypatch.setattr(readings, "_slowdowns", lambda nvml, handle: (answer.wait(60), ())[1])
+
+    hot.script = script
+    hot.until = lambda: hot.happened("cool again")
+    hot.embed()
+    answer.set()
+    assert [incident.what for incident in hot.incidents] == ["paused", "unwatched", "cool again"]
+    assert hot.told_of("cuda:0", "unwatched") == "a report of health failed: the driver, or the disk, does not answer"
+
+
 def test_a_worker_of_a_cpu_is_reported_with_what_the_system_tells() -> None:
     """Of this very process, as its worker."""
     came = threading.Event()
