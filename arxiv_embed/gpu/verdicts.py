@@ -125,7 +125,7 @@ def judge(reading: Reading, lane: LaneLook, history: History, limits: Limits | N
     findings = list(_presence(reading, lane, history))
     if not reading.lost and lane.state is not State.RETIRED:
         findings += _errors(reading, history)
-        findings += list(_stall(lane, limits)) or _losses(lane, limits)
+        findings += list(_stall(reading, lane, limits)) or _losses(lane, limits)
         findings += _memory(reading)
         findings += _slowdown(reading, lane, limits)
         findings += _heat(reading, lane, limits)
@@ -191,8 +191,12 @@ def _errors(reading: Reading, history: History) -> Iterator[_Finding]:
         yield _Finding(Verdict.OK, f"{reading.links_up} of {history.links_up} NVLinks are up")
 
 
-def _stall(lane: LaneLook, limits: Limits) -> Iterator[_Finding]:
-    most = max(limits.stall_floor, limits.stall_factor * lane.expected)
+def _stall(reading: Reading, lane: LaneLook, limits: Limits) -> Iterator[_Finding]:
+    """A device whose clocks the driver lowers may take so much longer: another worker would be as slow."""
+    slower = 1.0
+    if reading.throttled_by and reading.clock and reading.clock_limit:
+        slower = max(1.0, reading.clock_limit / reading.clock)
+    most = max(limits.stall_floor, limits.stall_factor * lane.expected) * slower
     if lane.state is State.READY and lane.expected and not lane.spoken and lane.computing > most:
         told = f"its batch takes {lane.computing:.1f} s already, predicted were {lane.expected:.1f} s"
         yield _Finding(Verdict.STALLED, told, Action.RESTART)

@@ -27,6 +27,7 @@ def lane(state: State = State.READY, **seen: Any) -> LaneLook:
 
 SLOW = ["software thermal slowdown"]
 HOT_AND_SLOW = read(temperature=90, throttled_by=["hardware thermal slowdown"], clock=900, clock_limit=1980)
+AT_A_NINTH = read(throttled_by=["hardware slowdown"], clock=220, clock_limit=1980)
 NEVER_TOLD = Reading("cpu:0")
 
 CASES: list[tuple[Reading, LaneLook, History, Verdict, Action, str]] = [
@@ -63,6 +64,8 @@ CASES: list[tuple[Reading, LaneLook, History, Verdict, Action, str]] = [
     (read(), lane(expected=0.1, computing=11.0), History(), Verdict.STALLED, Action.RESTART, "predicted were 0.1 s"),
     (read(), lane(expected=0.0, computing=500.0), History(), Verdict.OK, Action.NONE, ""),
     (read(), lane(expected=4.0, computing=21.0, spoken=True), History(), Verdict.OK, Action.NONE, ""),
+    (AT_A_NINTH, lane(scale=0.5, expected=4.0, computing=150.0), History(), Verdict.THROTTLED, Action.NONE, "220 of"),
+    (AT_A_NINTH, lane(scale=0.5, expected=4.0, computing=190.0), History(), Verdict.STALLED, Action.RESTART, "190.0 s"),
     (read(), lane(State.LOADING, expected=4.0, computing=21.0), History(), Verdict.OK, Action.NONE, ""),
     # errors of the hardware: another worker, and at the next ones no more of it
     (read(ecc_uncorrected=2), lane(), History(), Verdict.OK, Action.NONE, ""),
