@@ -22,6 +22,7 @@ from arxiv_embed.settings import (
     DEFAULT_STORE,
     LOG_LEVELS,
     MOST_BATCH_SIZE,
+    MOST_HEALTH_SECONDS,
     MOST_PORT,
     RunOptions,
     Settings,
@@ -84,7 +85,8 @@ CheckpointDir = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Embed so many papers and no more.")]
 ShardPapers = Annotated[int, typer.Option(min=1, help="Papers of a shard at most.")]
 HealthSeconds = Annotated[
-    float, typer.Option(min=0.0, max=86_400.0, help="Look at the devices' health so often, in seconds; 0: never.")
+    float,
+    typer.Option(min=0.0, max=MOST_HEALTH_SECONDS, help="Look at the devices' health so often, in seconds; 0: never."),
 ]
 Priority = Annotated[
     list[str] | None,

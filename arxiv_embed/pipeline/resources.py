@@ -6,7 +6,6 @@ when a shard needs it.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from dagster import ConfigurableResource
@@ -25,6 +24,7 @@ from arxiv_embed.settings import (
     DEFAULT_SHARD_PAPERS,
     LOG_LEVELS,
     MOST_BATCH_SIZE,
+    MOST_HEALTH_SECONDS,
     MOST_PORT,
     RunOptions,
     Settings,
@@ -97,8 +97,9 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             _check(name, getattr(self, name))
         if self.metrics_port is not None and not 0 <= self.metrics_port <= MOST_PORT:
             raise ArxivEmbedError(f"metrics_port is {self.metrics_port}: give a port up to {MOST_PORT}, or 0.")
-        if not 0 <= gpus.health_seconds < math.inf:
-            raise ArxivEmbedError(f"health_seconds is {gpus.health_seconds}: give a number of seconds, or 0 for never.")
+        if not 0 <= gpus.health_seconds <= MOST_HEALTH_SECONDS:
+            most = f"up to {MOST_HEALTH_SECONDS:.0f}"
+            raise ArxivEmbedError(f"health_seconds is {gpus.health_seconds}: give seconds {most}, or 0 for never.")
         if self.log_level not in LOG_LEVELS:
             raise ArxivEmbedError(f"log_level is '{self.log_level}': give one of {', '.join(LOG_LEVELS)}.")
         folder = Path(self.metadata_dir).expanduser().absolute() if self.metadata_dir else settings.metadata_dir
