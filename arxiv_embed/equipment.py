@@ -1,4 +1,5 @@
-"""Equipment: what a run opens when it first needs it, which is its devices, their pool, and the vector store."""
+"""Equipment: what a run opens when it first needs it: its devices, their pool, the vector store, the endpoint of its
+metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from arxiv_embed.estimates import LearnedTokens
-from arxiv_embed.events import DevicesFound, HealthReported, PoolReady
+from arxiv_embed.events import DevicesFound, HealthReported, MetricsServed, PoolReady
 from arxiv_embed.gpu.health import HealthReport
 from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
@@ -17,6 +18,7 @@ from arxiv_embed.gpu.pool import Pool
 from arxiv_embed.gpu.watch import Watch
 from arxiv_embed.journal import Journal
 from arxiv_embed.plan import RunPlan
+from arxiv_embed.record import progress_path
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.stores.protocol import NoStore, StoreAway, VectorStore, open_store
 
@@ -105,6 +107,22 @@ class Equipment:
     @property
     def opened_store(self) -> VectorStore | None:
         return self._store
+
+    def serve_metrics(self, run_id: str) -> None:
+        """Where the run was asked to, until its end; a port that is taken is told, and the run goes on."""
+        if self._options.metrics_port is None:
+            return
+        from arxiv_embed.endpoint import MetricsEndpoint, PortTaken  # what they load, few runs need
+
+        record = progress_path(self._settings, run_id)
+        try:
+            endpoint = MetricsEndpoint(record, self._options.metrics_host, self._options.metrics_port)
+            served = self._open.enter_context(endpoint)
+        except PortTaken as error:
+            self._journal.met("", error, error.kind, "the run goes on without them")
+            return
+        self._journal.record(MetricsServed(served.url))
+        self._journal.tell(f"metrics are served at {served.url}", recorded=True)
 
     def _lease_devices(self) -> None:
         """Takes the devices, which stay the run's also while the pool is started anew."""

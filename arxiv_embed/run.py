@@ -22,7 +22,6 @@ from arxiv_embed.equipment import Equipment
 from arxiv_embed.errors import ArxivEmbedError, FatalError, masked
 from arxiv_embed.events import (
     HealthReported,
-    MetricsServed,
     PapersRead,
     RunStarted,
     ShardEmbedded,
@@ -37,7 +36,6 @@ from arxiv_embed.metadata.shards import Shard
 from arxiv_embed.plan import RunPlan, covers, embeddings_key, papers_key, plan_run, stored_identity
 from arxiv_embed.priority import parse_priority
 from arxiv_embed.processes import ProcessId
-from arxiv_embed.record import progress_path
 from arxiv_embed.runs import note_as_last, report_path
 from arxiv_embed.settings import RunOptions, Settings
 from arxiv_embed.shard_checkpoints import ShardCheckpoints
@@ -123,21 +121,7 @@ class Run:
                 process=vars(ProcessId.of_run()),
             )
         )
-        if self.options.metrics_port is not None:
-            self._serve_metrics(self.options.metrics_port)
-
-    def _serve_metrics(self, port: int) -> None:
-        """Until the run is closed; a port that is taken is told, and the run goes on."""
-        from arxiv_embed.endpoint import MetricsEndpoint, PortTaken  # what they load, few runs need
-
-        try:
-            endpoint = MetricsEndpoint(progress_path(self._settings, self.run_id), self.options.metrics_host, port)
-            served = self._open.enter_context(endpoint)
-        except PortTaken as error:
-            self.journal.met("", error, error.kind, "the run goes on without them")
-            return
-        self.journal.record(MetricsServed(served.url))
-        self.journal.tell(f"metrics are served at {served.url}", recorded=True)
+        self._equipment.serve_metrics(self.run_id)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

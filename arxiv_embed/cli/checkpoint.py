@@ -16,10 +16,10 @@ from arxiv_embed.checkpoint.quarantine import Damage
 from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
-from arxiv_embed.cli.wording import count, plural, size
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.history import history_path, load_history, present_history
 from arxiv_embed.settings import settings_from_environment
+from arxiv_embed.wording import count, plural, size
 
 DAMAGED = 1
 PATTERNS_SHOWN = 10

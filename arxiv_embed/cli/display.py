@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from arxiv_embed.cli.terminal import say
-from arxiv_embed.cli.wording import count, duration, papers_done, plural
+from arxiv_embed.cli.wording import papers_done
 from arxiv_embed.gpu.inventory import DeviceFacts, describe
 from arxiv_embed.progress import RunProgress
+from arxiv_embed.wording import count, duration, plural
 
 LINE_SECONDS = 10.0
 BAR_WIDTH = 40

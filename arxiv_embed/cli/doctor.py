@@ -12,10 +12,10 @@ from rich.console import Console
 
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
-from arxiv_embed.cli.wording import plural
 from arxiv_embed.doctor.check import Check, State, Subject
 from arxiv_embed.doctor.examination import examine
 from arxiv_embed.settings import settings_from_environment
+from arxiv_embed.wording import plural
 
 FINE, SOMETHING_WRONG = 0, 1
 MARKS = {State.FINE: "✓", State.WARN: "!", State.WRONG: "✗", State.SKIPPED: "–"}

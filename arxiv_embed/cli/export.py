@@ -14,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.spaces import described
 from arxiv_embed.cli.terminal import open_console, say
-from arxiv_embed.cli.wording import duration, plural, size
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.export import Exported, Form, export_store
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed.stores.naming import space_named
 from arxiv_embed.stores.protocol import StoreError, VectorStore, open_store
+from arxiv_embed.wording import duration, plural, size
 
 INTERRUPTED = 130
 

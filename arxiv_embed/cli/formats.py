@@ -14,9 +14,9 @@ from rich.text import Text
 from arxiv_embed.citations import arxiv_url, bibtex
 from arxiv_embed.cli.markdown import escaped, with_bold
 from arxiv_embed.cli.terminal import open_console, say
-from arxiv_embed.cli.wording import plural
 from arxiv_embed.stores.protocol import StoredPaper
 from arxiv_embed.stores.search import MEANING, WORDS, Hit
+from arxiv_embed.wording import plural
 
 CONTEXT = 160
 """Characters shown on either side of the matching chunk."""

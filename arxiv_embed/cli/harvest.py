@@ -14,13 +14,13 @@ from rich.status import Status
 
 from arxiv_embed.cli.run import shown
 from arxiv_embed.cli.terminal import complain, open_console, say
-from arxiv_embed.cli.wording import count, duration, plural
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.harvest.harvest import harvest as harvest_records
 from arxiv_embed.harvest.progress import Harvested, Progress
 from arxiv_embed.harvest.request import HarvestRequest
 from arxiv_embed.harvest.source import PAUSE_SECONDS, Source, Unavailable
 from arxiv_embed.settings import settings_from_environment
+from arxiv_embed.wording import count, duration, plural
 
 DONE, SOMETHING_FAILED, INTERRUPTED = 0, 1, 130
 

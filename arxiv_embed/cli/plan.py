@@ -14,7 +14,6 @@ from rich.table import Column, Table
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.run import notices, passed_over
 from arxiv_embed.cli.terminal import open_console, printable, say
-from arxiv_embed.cli.wording import count, duration, plural, size
 from arxiv_embed.forecast import Forecast, forecast
 from arxiv_embed.gpu.inventory import DeviceFacts, describe, inventory
 from arxiv_embed.history import history_path, load_history
@@ -26,6 +25,7 @@ from arxiv_embed.settings import (
     Settings,
     settings_from_environment,
 )
+from arxiv_embed.wording import count, duration, plural, size
 
 SHARDS_SHOWN = 20
 

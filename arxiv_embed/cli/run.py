@@ -16,7 +16,7 @@ from arxiv_embed.cli.display import Display, Verbosity, display_on, line_of
 from arxiv_embed.cli.launched import LaunchedRun
 from arxiv_embed.cli.spaces import held_by_store
 from arxiv_embed.cli.terminal import complain, open_console, printable, say
-from arxiv_embed.cli.wording import count, duration, papers_done, plural
+from arxiv_embed.cli.wording import papers_done
 from arxiv_embed.errors import ArxivEmbedError, masked, sentence
 from arxiv_embed.plan import RunPlan, plan_run
 from arxiv_embed.progress import DeviceProgress, RunProgress
@@ -32,6 +32,7 @@ from arxiv_embed.settings import (
     settings_from_environment,
 )
 from arxiv_embed.stores.protocol import open_store
+from arxiv_embed.wording import count, duration, plural
 
 LOOK_SECONDS = 0.2
 NAMES_SHOWN = 5

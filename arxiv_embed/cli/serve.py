@@ -10,9 +10,9 @@ import typer
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.main import INTERRUPTED
 from arxiv_embed.cli.terminal import open_console, say
-from arxiv_embed.cli.wording import plural
 from arxiv_embed.searcher import Searcher
 from arxiv_embed.settings import settings_from_environment
+from arxiv_embed.wording import plural
 
 WARMING_QUERY = "a first query, so that the next one is fast"
 

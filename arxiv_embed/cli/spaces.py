@@ -13,13 +13,13 @@ from rich.table import Column, Table
 
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.terminal import open_console, say
-from arxiv_embed.cli.wording import count, plural
 from arxiv_embed.encoding.recipe import RETRIEVAL
 from arxiv_embed.encoding.space import Space
 from arxiv_embed.errors import masked
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed.stores.naming import by_default, space_named
 from arxiv_embed.stores.protocol import NoStore, open_store
+from arxiv_embed.wording import count, plural
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from arxiv_embed.checkpoint.store import CheckpointStore
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.spaces import Held, described, held_by_store
 from arxiv_embed.cli.terminal import open_console, say
-from arxiv_embed.cli.wording import duration, papers_done, plural
+from arxiv_embed.cli.wording import papers_done
 from arxiv_embed.errors import masked
 from arxiv_embed.progress import RunProgress
 from arxiv_embed.runs import last_run
 from arxiv_embed.settings import Settings, settings_from_environment
+from arxiv_embed.wording import duration, plural
 
 DAMAGES_SHOWN = 5
 

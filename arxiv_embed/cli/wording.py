@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from arxiv_embed.progress import RunProgress
-from arxiv_embed.wording import count, duration, plural, size
-
-__all__ = ["count", "duration", "papers_done", "plural", "size"]
+from arxiv_embed.wording import count, plural
 
 
 def papers_done(progress: RunProgress) -> str:

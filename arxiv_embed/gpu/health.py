@@ -33,28 +33,18 @@ class Action(StrEnum):
     """From its rest, from small batches, or from among the retired."""
 
 
-@dataclass(frozen=True)
-class DeviceHealth:
-    """One device in one report; None for what its driver, or the system, does not tell.
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the driver, or the system, tells of a device at one moment; None for what it does not.
 
-    Memory in bytes: of the whole device by whoever (`memory_used` of `memory_total`), and by the run's worker
-    (`memory_allocated`); what batches are planned for (`memory_target`) and above what it gets none
-    (`memory_critical`). `utilization` is a share of the time, `temperature` in °C, `power` and its limit in watts,
-    clocks in MHz, `throttled_by` why the driver slows them. `ecc_corrected` and `ecc_uncorrected` count errors of the
-    memory since the driver was loaded, `xid` are NVIDIA's numbers of the errors since the run began. `cpu` is the share
-    of one core and `process_memory` the bytes of its worker's process. `queue` is how many batches it has, `computing`
-    for how many seconds it has computed the first of them, and `expected` how long that should take.
+    Memory is the whole device's, by whoever, in bytes; `utilization` a share of the time, `temperature` in °C, `power`
+    and its limit in watts, clocks in MHz, `throttled_by` why the driver slows them. `ecc_corrected` and
+    `ecc_uncorrected` count errors of the memory since the driver was loaded, `xid` are NVIDIA's numbers of errors.
+    `cpu` is the share of one core and `process_memory` the bytes of its worker's process.
     """
 
-    device: str
-    verdict: Verdict = Verdict.OK
-    reasons: Sequence[str] = ()
-    action: Action = Action.NONE
     memory_used: int | None = None
     memory_total: int | None = None
-    memory_allocated: int | None = None
-    memory_target: int | None = None
-    memory_critical: int | None = None
     utilization: float | None = None
     temperature: float | None = None
     power: float | None = None
@@ -69,6 +59,24 @@ class DeviceHealth:
     links_down: int | None = None
     cpu: float | None = None
     process_memory: int | None = None
+
+
+@dataclass(frozen=True)
+class DeviceHealth(Told):
+    """One device in one report: what is told of it, with every `xid` since the run began, and what follows.
+
+    `memory_allocated` is what the run's worker holds, in bytes, `memory_target` what batches are planned for and
+    `memory_critical` above what it gets none. `queue` is how many batches it has, `computing` for how many seconds it
+    has computed the first of them, and `expected` how long that should take.
+    """
+
+    device: str
+    verdict: Verdict = Verdict.OK
+    reasons: Sequence[str] = ()
+    action: Action = Action.NONE
+    memory_allocated: int | None = None
+    memory_target: int | None = None
+    memory_critical: int | None = None
     queue: int = 0
     computing: float = 0.0
     expected: float = 0.0

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from arxiv_embed.gpu.devices import Device, ask, nvml_session
+from arxiv_embed.gpu.health import Told
 from arxiv_embed.gpu.inventory import machine_memory
 
 THERMAL = ("software thermal slowdown", "hardware thermal slowdown")
@@ -34,32 +35,13 @@ ALL_INSTANCES = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One device; None for what is not told. Units as in `health.DeviceHealth`.
-
-    `lost` says why the driver has no such device any more, `slowdown_at` is the temperature from which it slows the
-    device down, and `xid` are the errors since the reading before.
-    """
+class Reading(Told):
+    """What is told of one device. `lost` says why the driver has no such device any more, `slowdown_at` is the
+    temperature from which it slows the device down, and `xid` are the errors since the reading before."""
 
     device: str
     lost: str = ""
-    memory_used: int | None = None
-    memory_total: int | None = None
-    utilization: float | None = None
-    temperature: float | None = None
     slowdown_at: float | None = None
-    power: float | None = None
-    power_limit: float | None = None
-    clock: int | None = None
-    clock_limit: int | None = None
-    throttled_by: Sequence[str] = ()
-    ecc_corrected: int | None = None
-    ecc_uncorrected: int | None = None
-    xid: Sequence[int] = ()
-    links_up: int | None = None
-    links_down: int | None = None
-    cpu: float | None = None
-    process_memory: int | None = None
 
 
 class Instruments:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from arxiv_embed.gpu.budget import CRITICAL, TARGET
-from arxiv_embed.gpu.health import Action, DeviceHealth, Verdict
+from arxiv_embed.gpu.health import Action, DeviceHealth, Told, Verdict
 from arxiv_embed.gpu.lane import State
 from arxiv_embed.gpu.readings import POWER_BRAKE, THERMAL, Reading
 
@@ -133,33 +133,20 @@ def judge(reading: Reading, lane: LaneLook, history: History, limits: Limits | N
             findings.append(_Finding(Verdict.OK, "its batches are not too much for it", Action.BRING_BACK))
     findings.sort(key=lambda found: _FROM_WELL_TO_WORST.index(found.verdict), reverse=True)
     total = reading.memory_total or lane.total
+    told = {field.name: getattr(reading, field.name) for field in fields(Told)}
+    told |= {"memory_total": total, "xid": [*history.xid, *reading.xid]}
     return DeviceHealth(
         device=lane.device,
         verdict=findings[0].verdict if findings else Verdict.OK,
         reasons=[found.reason for found in findings],
         action=min((found.action for found in findings), key=_STRONGEST_FIRST.index, default=Action.NONE),
-        memory_used=reading.memory_used,
-        memory_total=total,
         memory_allocated=lane.allocated,
         memory_target=round(TARGET * total) if total else None,
         memory_critical=round(CRITICAL * total) if total else None,
-        utilization=reading.utilization,
-        temperature=reading.temperature,
-        power=reading.power,
-        power_limit=reading.power_limit,
-        clock=reading.clock,
-        clock_limit=reading.clock_limit,
-        throttled_by=list(reading.throttled_by),
-        ecc_corrected=reading.ecc_corrected,
-        ecc_uncorrected=reading.ecc_uncorrected,
-        xid=[*history.xid, *reading.xid],
-        links_up=reading.links_up,
-        links_down=reading.links_down,
-        cpu=reading.cpu,
-        process_memory=reading.process_memory,
         queue=lane.queue,
         computing=lane.computing,
         expected=lane.expected,
+        **told,
     )
 
 

@@ -13,9 +13,9 @@ from arxiv_embed import events
 from arxiv_embed.cli.display import LiveDisplay, PlainDisplay, Verbosity, block, display_on, line, line_of
 from arxiv_embed.cli.run import summary
 from arxiv_embed.cli.terminal import PIPED_WIDTH, open_console
-from arxiv_embed.cli.wording import count, duration, plural, size
 from arxiv_embed.gpu.inventory import DeviceFacts, describe
 from arxiv_embed.progress import RunProgress
+from arxiv_embed.wording import count, duration, plural, size
 
 STARTED: dict[str, Any] = {
     "time": 1000.0,

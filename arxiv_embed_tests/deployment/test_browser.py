@@ -10,14 +10,14 @@ import gzip
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from arxiv_embed.stores.protocol import open_store
+from arxiv_embed_tests.browser import chromium
 from arxiv_embed_tests.cli.commands import arxiv_embed
 from arxiv_embed_tests.conftest import EXAMPLES
 from arxiv_embed_tests.deployment.stack import PATIENCE_SECONDS, Stack, stack_over, wait_until
@@ -26,23 +26,15 @@ FILES, PAPERS = 16, 15
 MATERIALIZED = re.compile(r"Materialized \((\d+)\)")
 MADE = """query { assetNodeOrError(assetKey: {path: ["embeddings"]}) { ... on AssetNode {
     assetMaterializations(limit: 1000) { timestamp partition } } } }"""
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    program = shutil.which("chromium")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("Chromium is missing: apt-get install chromium")
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=QUIET)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1300, "height": 820})
         page.set_default_timeout(60_000)
         expect.set_options(timeout=PATIENCE_SECONDS * 1000)
         yield page
-        browser.close()
 
 
 @pytest.fixture
