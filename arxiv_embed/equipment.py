@@ -15,6 +15,7 @@ from arxiv_embed.gpu.health import HealthReport
 from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
 from arxiv_embed.gpu.pool import Pool
+from arxiv_embed.gpu.verdicts import Limits
 from arxiv_embed.gpu.watch import Watch
 from arxiv_embed.journal import Journal
 from arxiv_embed.plan import RunPlan
@@ -38,7 +39,8 @@ class Equipment:
         self._leases: DeviceLeases | None = None
         self._pool: Pool | None = None
         self._store: VectorStore | None = None
-        self._watch = Watch(options.health_seconds, self._report) if options.health_seconds else None
+        limits = Limits(shrinks=options.production)
+        self._watch = Watch(options.health_seconds, self._report, limits) if options.health_seconds else None
         """Goes on counting its reports where the pool is started anew."""
 
     def __enter__(self) -> Self:

@@ -20,6 +20,7 @@ from arxiv_embed.settings import (
     DEFAULT_METRICS_HOST,
     DEFAULT_SHARD_PAPERS,
     DEFAULT_STORE,
+    LEAST_HEALTH_SECONDS,
     LOG_LEVELS,
     MOST_BATCH_SIZE,
     MOST_HEALTH_SECONDS,
@@ -72,6 +73,14 @@ Devices = Annotated[
     str | None,
     typer.Option(help="auto, cpu:2 (two workers) or cuda:0,cuda:1. [default: auto, or ARXIV_EMBED_DEVICES]"),
 ]
+
+
+def _health_seconds(seconds: float) -> float:
+    if seconds and not LEAST_HEALTH_SECONDS <= seconds <= MOST_HEALTH_SECONDS:
+        raise typer.BadParameter(f"give seconds from {LEAST_HEALTH_SECONDS} to {MOST_HEALTH_SECONDS:.0f}, or 0.")
+    return seconds
+
+
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 ChunkerSpec = Annotated[str, typer.Option("--chunker", help="sentences:N, fixed:N or whole.")]
 MaxTokens = Annotated[
@@ -86,7 +95,10 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Embed so many papers and
 ShardPapers = Annotated[int, typer.Option(min=1, help="Papers of a shard at most.")]
 HealthSeconds = Annotated[
     float,
-    typer.Option(min=0.0, max=MOST_HEALTH_SECONDS, help="Look at the devices' health so often, in seconds; 0: never."),
+    typer.Option(
+        callback=_health_seconds,
+        help=f"Look at the devices' health so often, in seconds, from {LEAST_HEALTH_SECONDS} on; 0: never.",
+    ),
 ]
 Priority = Annotated[
     list[str] | None,

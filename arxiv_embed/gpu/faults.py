@@ -104,13 +104,14 @@ class Faults:
             self._give_up(batch, reason)
 
     def lost(self, lane: Lane, what: str, why: str = "", *, computing: bool = True) -> None:
-        """A worker is gone ("lost") or silent for too long ("hung"): what it was `computing` is suspect, what waited
-        behind goes elsewhere. The device is to blame, unless the batch has done it before."""
+        """A worker is gone ("lost"), silent for too long ("hung") or to be exchanged ("restarted"): what it was
+        `computing` is suspect, what waited behind goes elsewhere. The device is to blame, unless the batch has done it
+        before."""
         suspect = lane.sent[0].batch if lane.sent and computing else None
         probed = any(batch.probe for batch in lane.batches)
         self.again.extendleft(batch for batch in reversed(lane.batches) if batch is not suspect and not batch.probe)
         blames_device = suspect is None or not suspect.kills
-        lane.stop(0.0 if what == "hung" else STOP_SECONDS)
+        lane.stop(STOP_SECONDS if what == "lost" else 0.0)
         why = why or f"its worker ended with exit code {lane.exit_code}"
         if suspect is not None and not suspect.probe:
             self._killed(lane, suspect, f"the worker that embeds it is {what} ({why})")

@@ -85,8 +85,8 @@ class Lane:
         self.doubt = ""
         """Why it is to show, by a paper that was embedded before, that it can still do that."""
         self.retirements = 0
-        self.rests = False
-        """Whether it gets no batch until it is cool; what is under way is finished."""
+        self.rests_since: float | None = None
+        """From when on it gets no batch until it is cool; what is under way is finished."""
         self.done = 0
         """Batches, of all its workers."""
         self.exit_code = 0
@@ -181,6 +181,10 @@ class Lane:
         """Whether it computes now or will soon."""
         return self.state is not State.RETIRED
 
+    @property
+    def rests(self) -> bool:
+        return self.rests_since is not None
+
     # -- batches
 
     @property
@@ -254,10 +258,14 @@ class Lane:
 
     # -- predictions
 
+    def most_papers(self, batch_size: int) -> int:
+        """Of a batch here now: fewer where the device is to do less."""
+        return max(1, round(batch_size * self.budget.scale)) if self.budget.is_kept_small else batch_size
+
     def fits(self, shape: Shape) -> bool:
         """Whether a batch of this shape may be sent here now."""
         assert self.ready is not None
-        best = self.ready.best_tokens
+        best = self.ready.best_tokens * (self.budget.scale if self.budget.is_kept_small else 1.0)
         if best and shape.papers > 1 and self.speed.computed(shape) > best:
             return False
         return self.budget.fits(shape)

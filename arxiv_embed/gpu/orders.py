@@ -58,12 +58,12 @@ def obey(order: Order, lanes: Sequence[Lane], faults: Faults, now: float) -> Non
                 faults.report(lane, "shrunk", order.why)
             lane.budget.shrink()
         case Action.PAUSE if not lane.rests:
-            lane.rests = True
+            lane.rests_since = now
             faults.report(lane, "paused", order.why)
         case Action.RESTART if lane.state is State.READY:
             _restart(order, lane, faults, now)
         case Action.RETIRE if lane.state is not State.RETIRED:
-            lane.rests = False
+            lane.rests_since = None
             faults.retire(lane, order.why)
         case Action.BRING_BACK:
             _bring_back(order, lane, faults, now)
@@ -80,7 +80,7 @@ def _restart(order: Order, lane: Lane, faults: Faults, now: float) -> None:
 
 def _bring_back(order: Order, lane: Lane, faults: Faults, now: float) -> None:
     if lane.rests:
-        lane.rests = False
+        lane.rests_since = None
         faults.report(lane, "cool again", order.why)
     elif lane.state is not State.RETIRED and lane.ready is not None and lane.budget.is_kept_small:
         lane.budget.recover()

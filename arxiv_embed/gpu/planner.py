@@ -177,9 +177,10 @@ class TokenPlanner:
                 anchor = reservoir.longest(acceptable)  # it waits for more memory, or for a faster device
             if anchor is None:
                 continue
-            papers = reservoir.draw(anchor, self._batch_size, fits, enough)
-            if len(other) and papers and len(papers) < self._batch_size:
-                papers += other.fill(papers, self._batch_size, fits)
+            most = lane.most_papers(self._batch_size)
+            papers = reservoir.draw(anchor, most, fits, enough)
+            if len(other) and papers and len(papers) < most:
+                papers += other.fill(papers, most, fits)
             self._drawn += 1
             batch = Batch(papers)
             self._held_back = max(self._held_back, BATCHES_WAITING * batch.shape.tokens)

@@ -59,6 +59,8 @@ class Instruments:
         """Devices that NVML has known: one that it does not know any more is lost."""
         self._lost: set[str] = set()
         """Those of them that were lost when NVML answered last."""
+        self._unsure: set[str] = set()
+        """Those that gave an error without a name when they were read last."""
 
     def close(self) -> None:
         """Ends what was begun with the driver; it begins anew with the next reading."""
@@ -89,9 +91,13 @@ class Instruments:
         else:
             try:
                 told = self._ask_driver(device)
+                self._unsure.discard(device.name)
             except _Lost as loss:
                 self._lost.add(device.name)
                 told = {"lost": str(loss)}
+            except _Unsure as error:
+                told = {"lost": str(error)} if device.name in self._unsure | self._lost else {}
+                self._unsure.add(device.name)
         return Reading(device.name, cpu=cpu, process_memory=resident, **told)
 
     def _ask_driver(self, device: Device) -> dict[str, Any]:
@@ -185,20 +191,26 @@ class _Lost(Exception):
     """The driver has no such device any more."""
 
 
-def _ask(nvml: Any, question: str, *about: Any, unknown_is_lost: bool = False) -> Any:
+class _Unsure(Exception):
+    """The driver knows no better name than "unknown" for what is wrong, as some do for a loss: it is one if it is so
+    again."""
+
+
+def _ask(nvml: Any, question: str, *about: Any, sure: bool = False) -> Any:
     """As `ask`; raises `_Lost` where it is the device itself that is gone."""
     try:
         return getattr(nvml, question)(*about)
     except nvml.NVMLError as error:
-        gone = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
-        if error.value in gone or (unknown_is_lost and error.value == nvml.NVML_ERROR_UNKNOWN):
+        if error.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED):
             raise _Lost(str(error)) from error
+        if sure and error.value == nvml.NVML_ERROR_UNKNOWN:
+            raise _Unsure(str(error)) from error
         return None
 
 
 def _sure(nvml: Any, question: str, *about: Any) -> Any:
-    """For what any device that is there can answer: some drivers know no better name than "unknown" for a loss."""
-    return _ask(nvml, question, *about, unknown_is_lost=True)
+    """For what any device that is there can answer; raises `_Unsure`, too."""
+    return _ask(nvml, question, *about, sure=True)
 
 
 def _instance(nvml: Any, handle: Any, parent: Any) -> int | None:
@@ -218,6 +230,11 @@ def slowdowns_in(nvml: Any, reasons: int) -> tuple[str, ...]:
     return tuple(words for name, words in _SLOWDOWNS.items() if reasons & getattr(nvml, name))
 
 
-def _machine_memory_used() -> tuple[int, int]:
+def _machine_memory_used() -> tuple[int | None, int]:
     total, free = machine_memory()
-    return total - (psutil.virtual_memory().available if free is None else free), total
+    if free is None:
+        try:
+            free = psutil.virtual_memory().available
+        except (OSError, psutil.Error):  # without /proc
+            return None, total
+    return total - free, total

@@ -61,9 +61,12 @@ class Watch:
         self._thread.start()
 
     def end(self) -> None:
-        """Ends the thread; one that waits for a driver without an answer is left to itself, and reports nothing."""
-        with self._reporting:
-            self._over.set()
+        """Ends the thread; one that waits for a driver without an answer is left to itself, and reports nothing. So is
+        one whose report cannot be written for as long, which comes to an end after this."""
+        in_time = self._reporting.acquire(timeout=END_SECONDS)
+        self._over.set()
+        if in_time:
+            self._reporting.release()
         if self._thread is not None:
             self._thread.join(END_SECONDS)
             self._thread = None
@@ -108,7 +111,7 @@ class Watch:
             for look, reading in zip(looks, readings, strict=True):
                 history = self._histories.get(look.device, History())
                 health = judge(reading, look, history, self._limits)
-                self._histories[look.device] = history.then(reading, health)
+                self._histories[look.device] = history.then(reading, look, health)
                 self._order(health, look)
                 devices.append(health)
             self._number += 1
@@ -160,7 +163,7 @@ def look_at(lane: Lane, now: float) -> LaneLook:
     for _ in range(LOOKS):
         with contextlib.suppress(AttributeError, IndexError, RuntimeError, OSError, ValueError, AssertionError):
             return _look_at(lane, now)
-    return LaneLook(lane.name, lane.state, lane.rests)
+    return LaneLook(lane.name, lane.state, lane.rests, _rested(lane, now))
 
 
 def _look_at(lane: Lane, now: float) -> LaneLook:
@@ -173,6 +176,7 @@ def _look_at(lane: Lane, now: float) -> LaneLook:
         device=lane.name,
         state=lane.state,
         rests=lane.rests,
+        rested=_rested(lane, now),
         queue=len(sent),
         batch=computes.number if computes is not None else None,
         computing=max(0.0, now - lane.begun) if computes is not None else 0.0,
@@ -186,3 +190,8 @@ def _look_at(lane: Lane, now: float) -> LaneLook:
         total=ready.total_memory if ready is not None else None,
         pid=worker.pid if worker is not None else None,
     )
+
+
+def _rested(lane: Lane, now: float) -> float:
+    since = lane.rests_since
+    return 0.0 if since is None else now - since

@@ -22,6 +22,7 @@ from arxiv_embed.settings import (
     DEFAULT_LOG_LEVEL,
     DEFAULT_METRICS_HOST,
     DEFAULT_SHARD_PAPERS,
+    LEAST_HEALTH_SECONDS,
     LOG_LEVELS,
     MOST_BATCH_SIZE,
     MOST_HEALTH_SECONDS,
@@ -97,8 +98,8 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             _check(name, getattr(self, name))
         if self.metrics_port is not None and not 0 <= self.metrics_port <= MOST_PORT:
             raise ArxivEmbedError(f"metrics_port is {self.metrics_port}: give a port up to {MOST_PORT}, or 0.")
-        if not 0 <= gpus.health_seconds <= MOST_HEALTH_SECONDS:
-            most = f"up to {MOST_HEALTH_SECONDS:.0f}"
+        if gpus.health_seconds and not LEAST_HEALTH_SECONDS <= gpus.health_seconds <= MOST_HEALTH_SECONDS:
+            most = f"from {LEAST_HEALTH_SECONDS} to {MOST_HEALTH_SECONDS:.0f}"
             raise ArxivEmbedError(f"health_seconds is {gpus.health_seconds}: give seconds {most}, or 0 for never.")
         if self.log_level not in LOG_LEVELS:
             raise ArxivEmbedError(f"log_level is '{self.log_level}': give one of {', '.join(LOG_LEVELS)}.")

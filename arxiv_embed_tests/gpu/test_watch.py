@@ -46,7 +46,14 @@ class Ward:
     """A pool under a watch. It is given papers until `until` holds, and then ends; `script` is played report by
     report, from the first batch on."""
 
-    def __init__(self, nvml: FakeNvml, folder: Path, simulations: Sequence[Simulation], **options: Any) -> None:
+    def __init__(
+        self,
+        nvml: FakeNvml,
+        folder: Path,
+        simulations: Sequence[Simulation],
+        longest_rest: float = 900.0,
+        **options: Any,
+    ) -> None:
         self.nvml = nvml
         self.reports: list[HealthReport] = []
         self.batches: list[BatchReport] = []
@@ -56,7 +63,7 @@ class Ward:
         """Batches and incidents in the order that the pool told of them."""
         self.script: Callable[[int], Any] = lambda number: None
         self.until: Callable[[], bool] = lambda: True
-        self.watch = Watch(SECONDS, self._on_report, Limits(stall_floor=0.2))
+        self.watch = Watch(SECONDS, self._on_report, Limits(stall_floor=0.2, longest_rest=longest_rest))
         self._given = self._acts = 0
         options = {"batch_size": 8, "patience": PATIENT, **options}
         self._pool = simulated_pool(folder, simulations, watch=self.watch, **options)
@@ -186,6 +193,35 @@ def test_with_every_device_hot_the_run_waits_until_one_is_cool(ward: Callable[..
     assert [incident.what for incident in hot.incidents] == ["paused", "cool again"]
 
 
+def test_a_device_that_stays_hot_at_rest_is_retired_and_the_others_do_its_work(ward: Callable[..., Ward]) -> None:
+    hot = ward(longest_rest=0.5)
+    hot.script = lambda number: befalls(hot, number, temperature=95)
+    hot.until = lambda: hot.happened("retired")
+    hot.embed()
+    assert [incident.what for incident in hot.incidents] == ["paused", "retired"]
+    assert "95 °C after" in hot.told_of("cuda:0", "retired")
+
+
+def test_a_run_whose_only_device_stays_hot_ends_with_that_reason(ward: Callable[..., Ward]) -> None:
+    alone = ward(DEVICE, longest_rest=0.3)
+    alone.script = lambda number: befalls(alone, number, temperature=95)
+    alone.until = lambda: False
+    with pytest.raises(NoDeviceLeft, match="of rest"):
+        alone.embed()
+
+
+def test_smaller_batches_are_smaller_also_where_memory_is_not_what_limits_them(ward: Callable[..., Ward]) -> None:
+    slow = ward(DEVICE, batch_size=40)
+    heat = pynvml.nvmlClocksEventReasonSwThermalSlowdown
+    slow.script = lambda number: befalls(slow, number, reasons=heat if max(b.papers for b in slow.batches) == 40 else 0)
+    slow.until = lambda: slow.done_since("shrunk", "cuda:0") > 30
+    slow.embed()
+    told = [one.what if isinstance(one, Incident) else one.papers for one in slow.told]
+    shrunk = told.index("shrunk")
+    assert max(told[:shrunk]) == 40
+    assert max(told[shrunk + DEPTH + 1 :]) <= 34  # 0.85 of them
+
+
 def test_a_device_slowed_down_by_heat_gets_smaller_batches(ward: Callable[..., Ward]) -> None:
     roomless = Simulation(law=(0.0, 1e7, 0.0), start=(0.0, 1e7, 0.0), rate=1e5, noise=0.0)
     slow = ward(roomless, batch_size=256)
@@ -234,7 +270,8 @@ def test_a_stalled_worker_is_noticed_within_two_reports_and_restarted(ward: Call
     first = next(n for n, health in enumerate(told) if health.verdict is Verdict.STALLED)
     most = [max(0.2, 5 * health.expected) for health in told]
     assert all(health.computing <= limit for health, limit in zip(told[:first], most, strict=False) if health.expected)
-    assert told[first].action is Action.RESTART
+    acts = [health.action for health in told[first : first + 2]]
+    assert acts == [Action.NONE, Action.RESTART]
 
 
 def test_errors_of_its_memory_restart_a_worker_and_then_retire_the_device(ward: Callable[..., Ward]) -> None:
@@ -409,6 +446,18 @@ def test_a_driver_that_never_answers_keeps_no_run_from_ending(
     silent.embed()
     answer.set()
     assert not silent.reports
+
+
+def test_a_report_that_is_never_written_keeps_no_run_from_ending(
+    ward: Callable[..., Ward], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked, written = ward(), threading.Event()
+    monkeypatch.setattr("arxiv_embed.gpu.watch.END_SECONDS", 0.05)
+    blocked.script = lambda number: written.wait(60)
+    blocked.until = lambda: blocked._acts > 0
+    blocked.embed()
+    assert len(blocked.reports) == blocked.reports[-1].number
+    written.set()
 
 
 def test_a_driver_that_does_not_answer_any_more_lets_no_device_rest_for_ever(

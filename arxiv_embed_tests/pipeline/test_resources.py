@@ -73,8 +73,9 @@ def test_what_no_resource_says_is_what_the_environment_says(tmp_path: Path) -> N
     [
         ({"batch_size": 0}, {}, f"batch_size is 0: give a number from 1 to {MOST_BATCH_SIZE}."),
         ({"batch_size": MOST_BATCH_SIZE + 1}, {}, f"batch_size is {MOST_BATCH_SIZE + 1}: give a number"),
-        ({"health_seconds": -1}, {}, "health_seconds is -1.0: give seconds up to 86400, or 0 for never."),
-        ({"health_seconds": 1e10}, {}, "health_seconds is 10000000000.0: give seconds up to 86400, or 0 for never."),
+        ({"health_seconds": -1}, {}, "health_seconds is -1.0: give seconds from 0.1 to 86400, or 0 for never."),
+        ({"health_seconds": 1e10}, {}, "health_seconds is 10000000000.0: give seconds from 0.1 to 86400, or 0"),
+        ({"health_seconds": 1e-6}, {}, "health_seconds is 1e-06: give seconds from 0.1 to 86400, or 0 for never."),
         ({}, {"limit": 0}, "limit is 0: give a number from 1 on."),
         ({}, {"shard_papers": -3}, "shard_papers is -3: give a number from 1 on."),
         ({}, {"attempts": 0}, "attempts is 0: give a number from 1 on."),
