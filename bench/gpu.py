@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -36,6 +37,7 @@ from arxiv_embed.gpu.devices import Device, ask, nvml_session, parse_devices, us
 from arxiv_embed.gpu.inventory import cpu_model, describe, inventory
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident
 from arxiv_embed.gpu.pool import Pool
+from arxiv_embed.gpu.process import WorkerProcess
 from bench.gpu_beside import ROWS, Timed, matrix_rates, memory_of_a_token, sentence_transformers
 from bench.gpu_model import JINA_V4, TextShape, model_files, random_papers, space
 from bench.gpu_worker import command
@@ -182,7 +184,8 @@ def run_engine(
         return lengths, time.perf_counter() - begun
 
     _say(f"{', '.join(device.name for device in devices)}: the engine, {layout}")
-    with Pool(model_files(shape), space(shape), devices, dtype=dtype, command=command(shape, layout)) as pool:
+    hire = partial(WorkerProcess, command=command(shape, layout))
+    with Pool(model_files(shape), space(shape), devices, dtype=dtype, hire=hire) as pool:
         warming = papers[:WARMING_PAPERS]
         _, warmed = encode(warming)
         learning = len(batches)

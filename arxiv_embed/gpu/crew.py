@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.faults import Faults
 from arxiv_embed.gpu.lane import Lane, Patience, State
 from arxiv_embed.gpu.learned import LearnedLaws
-from arxiv_embed.gpu.process import STOP_SECONDS
+from arxiv_embed.gpu.process import STOP_SECONDS, Worker
 from arxiv_embed.gpu.protocol import Looked, NotReady, Ready, Setup, receive
 
 
@@ -35,7 +35,7 @@ class Crew:
         devices: Sequence[Device],
         dtype: str,
         learned: Path | None,
-        command: Sequence[str],
+        hire: Callable[[Device], Worker],
         patience: Patience,
     ) -> None:
         refuse_another_model(files, space)
@@ -44,7 +44,7 @@ class Crew:
         self.dtype = dtype
         """What "auto" has become, once the workers are ready."""
         self.laws = LearnedLaws(learned, space.fingerprint)
-        self.lanes = [Lane(device, command, self.laws.of, patience) for device in devices]
+        self.lanes = [Lane(device, hire, self.laws.of, patience) for device in devices]
         self.faults = Faults(self.lanes, patience)
         self._learned = learned
         self._patience = patience

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,7 +13,7 @@ from arxiv_embed.gpu.batching import Batch
 from arxiv_embed.gpu.budget import Budget, MemoryState
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.memory import MemoryLaw, Shape
-from arxiv_embed.gpu.process import DEPTH, STOP_SECONDS, WorkerProcess
+from arxiv_embed.gpu.process import DEPTH, STOP_SECONDS, Worker
 from arxiv_embed.gpu.protocol import Cancel, Look, Ready, Setup, Work
 from arxiv_embed.gpu.slots import bytes_needed
 from arxiv_embed.gpu.speed import Speed
@@ -66,10 +66,10 @@ class Sent:
 
 
 class Lane:
-    """`law_of` gives the memory law that all devices of a type share."""
+    """`hire` starts a worker on its device; `law_of` gives the memory law that all devices of a type share."""
 
     def __init__(
-        self, device: Device, command: Sequence[str], law_of: Callable[[Ready], MemoryLaw], patience: Patience
+        self, device: Device, hire: Callable[[Device], Worker], law_of: Callable[[Ready], MemoryLaw], patience: Patience
     ) -> None:
         self.device = device
         self.name = device.name
@@ -95,8 +95,8 @@ class Lane:
         self.begun = 0.0
         """When the worker began what it computes now."""
         self.ready: Ready | None = None
-        self.worker: WorkerProcess | None = None
-        self._command = command
+        self.worker: Worker | None = None
+        self._hire = hire
         self._law_of = law_of
         self._patience = patience
         self._numbers = 0
@@ -107,7 +107,7 @@ class Lane:
     # -- the worker's life
 
     def start(self, setup: Setup, now: float) -> None:
-        self.worker = WorkerProcess(self.device, self._command)
+        self.worker = self._hire(self.device)
         self.worker.send(setup)
         self._unanswered = 1
         self.state, self.until = State.LOADING, now + self._patience.load

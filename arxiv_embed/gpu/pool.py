@@ -22,7 +22,7 @@ from arxiv_embed.gpu.lane import Lane, Patience, Sent, State
 from arxiv_embed.gpu.orders import obey
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident, Outcome, encoded_papers
 from arxiv_embed.gpu.planner import FixedPlanner, Planner, TokenPlanner
-from arxiv_embed.gpu.process import WORKER
+from arxiv_embed.gpu.process import Worker, WorkerProcess
 from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, OutOfMemory, receive
 from arxiv_embed.gpu.watch import Watch
 from arxiv_embed.settings import DEFAULT_BATCH_SIZE
@@ -40,8 +40,8 @@ class Pool:
     In production mode batches are formed by tokens and memory for whichever device would have them done first; in
     standard mode they are `batch_size` papers each, dealt round robin. `learned` is the folder where what was learned
     of memory is kept; without it nothing is. `lengths` tells about how long texts are, by which they are ordered before
-    they are tokenized, in production mode; without it they are taken as they come. `watch` looks after the devices as
-    long as the pool is open.
+    they are tokenized, in production mode; without it they are taken as they come. `hire` starts a
+    worker on a device. `watch` looks after the devices as long as the pool is open.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Pool:
         production: bool = True,
         learned: Path | None = None,
         lengths: Lengths | None = None,
-        command: Sequence[str] = WORKER,
+        hire: Callable[[Device], Worker] = WorkerProcess,
         patience: Patience | None = None,
         watch: Watch | None = None,
     ) -> None:
         self._watch = watch
         self._patience = patience or Patience()
-        self._crew = Crew(files, space, devices, dtype, learned, command, self._patience)
+        self._crew = Crew(files, space, devices, dtype, learned, hire, self._patience)
         self._lanes, self._faults = self._crew.lanes, self._crew.faults
         self._batch_size = batch_size
         self._production = production

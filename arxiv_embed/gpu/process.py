@@ -1,4 +1,4 @@
-"""A worker process seen from the pool: its socket, the slots that it shares, and its end."""
+"""A worker as the pool sees it, and the usual one: a process, its socket, the slots that it shares, and its end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import Protocol
 
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.protocol import Message, send
@@ -27,10 +28,32 @@ DEPTH = 2
 """Batches that a worker has at most: one that it computes, and one that hides the way there and back."""
 
 
-class WorkerProcess:
-    """One that runs until its socket closes; `slots` are shared with it."""
+class Worker(Protocol):
+    """Serves the protocol (gpu/protocol.py) at the other end of `connection`, arrays lying in `slots`, of which some
+    are free; wherever it runs. `pid` is of a process on this machine, None where there is none."""
 
-    def __init__(self, device: Device, command: Sequence[str]) -> None:
+    connection: Connection
+    slots: Sequence[Slot]
+    free_slots: list[int]
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def send(self, message: Message) -> None:
+        """Never blocks: messages are small, and a worker has few of them. One that is gone is noticed on reading."""
+
+    def hang_up(self) -> None:
+        """Ends the conversation; the worker ends when it notices."""
+
+    def end(self, within: float) -> int:
+        """Hangs up and waits for its end; one that does not end within so many seconds is killed, as it has nothing to
+        lose. Returns the exit code."""
+
+
+class WorkerProcess(Worker):
+    """One on this machine, that runs until its socket closes; `slots` are shared with it."""
+
+    def __init__(self, device: Device, command: Sequence[str] = WORKER) -> None:
         ours, theirs = socket.socketpair()
         self.slots = [Slot.create() for _ in range(DEPTH)]
         self.free_slots = list(range(len(self.slots)))
@@ -51,17 +74,13 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: Message) -> None:
-        """Never blocks: messages are small, and a worker has few of them. One that is gone is noticed on reading."""
         with contextlib.suppress(OSError):
             send(self.connection, message)
 
     def hang_up(self) -> None:
-        """Ends the conversation; the worker ends when it notices."""
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def end(self, within: float) -> int:
-        """Hangs up and waits for the process; one that does not end within so many seconds is killed, as it has nothing
-        to lose. Returns the exit code."""
         with contextlib.suppress(OSError):
             self.hang_up()
         self._socket.close()

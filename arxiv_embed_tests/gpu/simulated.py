@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from arxiv_embed.encoding.tokens import TokenizedPaper
 from arxiv_embed.gpu.backlog import Piece
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.pool import Pool
+from arxiv_embed.gpu.process import WorkerProcess
 from arxiv_embed.gpu.protocol import Setup
 from arxiv_embed.gpu.worker import Loaded, main
 
@@ -200,10 +202,10 @@ def simulated_pool(folder: Path, simulations: Sequence[Simulation], **options: o
     devices = [Device(f"cuda:{number}", "cuda", f"GPU-{number}") for number in range(len(simulations))]
     described = {device.uuid: asdict(one) for device, one in zip(devices, simulations, strict=True)}
     (folder / "devices.json").write_text(json.dumps(described))
-    command = (sys.executable, "-P", __file__, str(folder / "devices.json"))
+    hire = partial(WorkerProcess, command=(sys.executable, "-P", __file__, str(folder / "devices.json")))
     files = ModelFiles("simulated", folder, "1", "simulated", WIDTH, 8192, 8192, "mean")
     space = Space("simulated", "1", "retrieval", "", "mean", True, "whole", 0, 8192, 0, 0, 8192, WIDTH, "", "")
-    return Pool(files, space, devices, command=command, **options)  # type: ignore[arg-type]
+    return Pool(files, space, devices, hire=hire, **options)  # type: ignore[arg-type]
 
 
 def loader(described: Path) -> Callable[[Setup], Loaded]:

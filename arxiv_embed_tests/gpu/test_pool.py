@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from arxiv_embed.gpu.faults import NoDeviceLeft
 from arxiv_embed.gpu.lane import Patience
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, FailedPaper, Incident, Outcome
 from arxiv_embed.gpu.pool import Pool
+from arxiv_embed.gpu.process import WorkerProcess
 from arxiv_embed_tests.tiny_models import WORDS, save_bert, save_distilbert
 
 ODD_TEXTS = ["", " ", "\n\n", "\u200b\u00a0", "\ufffd\U0001f9ea", "中国", "…" * 70, "x" * 3000]
@@ -249,7 +251,12 @@ def test_a_worker_that_dies_while_it_loads_has_not_started(bert: ModelFiles, spa
 def test_a_worker_that_is_killed_while_it_loads_was_probably_short_of_memory(
     bert: ModelFiles, space: Space, end: str, fallback: str | None, says: str
 ) -> None:
-    pool = Pool(replace(bert, fallback=fallback), space, parse_devices("cpu:1"), command=["sh", "-c", end])
+    pool = Pool(
+        replace(bert, fallback=fallback),
+        space,
+        parse_devices("cpu:1"),
+        hire=partial(WorkerProcess, command=["sh", "-c", end]),
+    )
     with pytest.raises(WorkerNotStarted) as refused:
         pool.__enter__()
     assert str(refused.value).endswith(says)

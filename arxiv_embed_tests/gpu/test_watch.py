@@ -25,7 +25,7 @@ from arxiv_embed.gpu.lane import Lane, Patience
 from arxiv_embed.gpu.memory import MemoryLaw
 from arxiv_embed.gpu.orders import Order, Orders, obey
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident, Outcome
-from arxiv_embed.gpu.process import DEPTH
+from arxiv_embed.gpu.process import DEPTH, WorkerProcess
 from arxiv_embed.gpu.verdicts import Limits
 from arxiv_embed.gpu.watch import Watch, next_due
 from arxiv_embed_tests.gpu.fake_nvml import FakeGpu, FakeNvml
@@ -491,7 +491,7 @@ def test_a_worker_of_a_cpu_is_reported_with_what_the_system_tells() -> None:
         if report.number == 2:
             came.set()
 
-    lane = Lane(Device("cpu:0", "cpu"), [], lambda ready: MemoryLaw(ready.law), PATIENT)
+    lane = Lane(Device("cpu:0", "cpu"), WorkerProcess, lambda ready: MemoryLaw(ready.law), PATIENT)
     lane.worker = OwnProcess()  # type: ignore[assignment]
     watch = Watch(SECONDS, on_report)
     watch.begin([lane])

@@ -15,6 +15,7 @@ from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.lane import Lane, Patience, Sent
 from arxiv_embed.gpu.memory import MemoryLaw, Shape
 from arxiv_embed.gpu.planner import Planner
+from arxiv_embed.gpu.process import WorkerProcess
 from arxiv_embed.gpu.protocol import Ready
 
 GIB = 2**30
@@ -25,7 +26,7 @@ class VirtualLane(Lane):
     """Computes `rate(now)` tokens a second; its memory follows `LAW` exactly."""
 
     def __init__(self, name: str, rate: Callable[[float], float], total: int = 64 * GIB, packed: bool = True) -> None:
-        super().__init__(Device(name, "cuda"), [], lambda ready: MemoryLaw(ready.law), Patience())
+        super().__init__(Device(name, "cuda"), WorkerProcess, lambda ready: MemoryLaw(ready.law), Patience())
         self.rate_at = rate
         self.computed: list[Batch] = []
         self.ends = 0.0
