@@ -25,8 +25,12 @@ ENOUGH_TOKENS = 32_768
 SHARE_OF_THE_REST = 0.5
 """Near the end a batch takes this part of the time that is left at most, so that all devices end together."""
 
-LEAST_SHARE, FIXED_TIMES = 0.25, 3.0
+LEAST_SHARE, FIXED_TIMES = 0.05, 3.0
 """But not less than this part of what its last batches took, nor than so many times what any batch takes at least."""
+
+FIRST_PARTS = 8
+"""Where little is to be done, a device's first batch is this part of what it would have of equal shares: nobody knows
+yet how fast it is."""
 
 
 class Planner(Protocol):
@@ -35,6 +39,9 @@ class Planner(Protocol):
 
     ended: bool
     """Whether no more papers come."""
+
+    coming: int
+    """So many papers are still to come, as far as is known."""
 
     def wants(self) -> bool:
         """Whether it would take more papers in."""
@@ -58,6 +65,7 @@ class FixedPlanner:
     def __init__(self, batch_size: int) -> None:
         self.again: deque[Batch] = deque()
         self.ended = False
+        self.coming = 0
         self._batch_size = batch_size
         self._papers: deque[TokenizedPaper] = deque()
         self._turn = 0
@@ -91,13 +99,16 @@ class FixedPlanner:
 class TokenPlanner:
     """Batches are formed when a lane has room, by its memory and speed, of papers of similar length.
 
-    The paper that has waited longest is in the next batch, an urgent one first. Near the end the longest go first, in
-    batches that grow smaller, and a lane gets none that the others would have done before it.
+    The paper that has waited longest is in the next batch, an urgent one first. Near the end batches grow smaller, a
+    lane gets none that the others would have done before it, and when no more papers come the longest go first.
     """
 
     def __init__(self, batch_size: int) -> None:
         self.again: deque[Batch] = deque()
         self.ended = False
+        self.coming = 0
+        self._taken_in, self._tokens_taken_in = 0, 0
+        self._outlook: _Outlook | None = None
         self._batch_size = batch_size
         self._urgent, self._rest = Reservoir(), Reservoir()
         self._drawn = 0
@@ -109,8 +120,10 @@ class TokenPlanner:
         return len(self._urgent) + len(self._rest) + sum(len(batch.papers) for batch in self.again)
 
     @property
-    def _tokens(self) -> int:
-        return self._reserve + sum(batch.shape.tokens for batch in self.again)
+    def _tokens(self) -> float:
+        """Of all papers in no batch under way, those to come reckoned like those that came."""
+        expected = self.coming * self._tokens_taken_in / self._taken_in if self._taken_in else 0.0
+        return self._reserve + expected + sum(batch.shape.tokens for batch in self.again)
 
     def wants(self) -> bool:
         papers = len(self._urgent) + len(self._rest)
@@ -121,6 +134,9 @@ class TokenPlanner:
         return self._urgent.tokens + self._rest.tokens
 
     def add(self, papers: Sequence[TokenizedPaper], urgent: Sequence[bool] | None) -> None:
+        self.coming = max(0, self.coming - len(papers))
+        self._taken_in += len(papers)
+        self._tokens_taken_in += sum(len(paper.ids) for paper in papers)
         if urgent is None:
             self._rest.add(papers)
         else:
@@ -145,14 +161,18 @@ class TokenPlanner:
         if not len(self._urgent) + len(self._rest):
             return _stolen(lane, lanes, now) if self.ended and lane.is_idle else None
         if self.ended:
-            return self._draw_near_the_end(lane, lanes, now)
-        if lane.sent and self.wants() and self._reserve < self._held_back / 2:
+            self.coming = 0
+        elif lane.sent and self.wants() and self._reserve < self._held_back / 2:
             return None  # too few to be choosy yet, and the lane is busy
-        return self._draw(lane, math.inf, math.inf)
+        if not self.ended and not self.coming:
+            return self._draw(lane, math.inf, math.inf)  # nobody knows how far the end is
+        return self._draw_near_the_end(lane, lanes, now)
 
-    def _draw(self, lane: Lane, most_seconds: float, longest_seconds: float) -> Batch | None:
-        """A batch for the lane that takes it `most_seconds`, unless it is of one paper, which may take it
-        `longest_seconds`."""
+    def _draw(
+        self, lane: Lane, most_seconds: float, longest_seconds: float, most_papers: int = MOST_WAITING
+    ) -> Batch | None:
+        """A batch of `most_papers` that takes the lane `most_seconds`, unless it is of one paper, which may take
+        it `longest_seconds`."""
         speed = lane.speed
 
         def fits(shape: Shape) -> bool:
@@ -177,7 +197,7 @@ class TokenPlanner:
                 anchor = reservoir.longest(acceptable)  # it waits for more memory, or for a faster device
             if anchor is None:
                 continue
-            most = lane.most_papers(self._batch_size)
+            most = min(most_papers, lane.most_papers(self._batch_size))
             papers = reservoir.draw(anchor, most, fits, enough)
             if len(other) and papers and len(papers) < most:
                 papers += other.fill(papers, most, fits)
@@ -188,18 +208,15 @@ class TokenPlanner:
         return None
 
     def _draw_near_the_end(self, lane: Lane, lanes: Sequence[Lane], now: float) -> Batch | None:
-        working = [other for other in lanes if other.takes_batches and not other.budget.is_critical]
-        if not all(other.speed.rate for other in working):
+        outlook = self._outlook
+        if outlook is None or (outlook.now, outlook.busy) != (now, sum(bool(other.sent) for other in lanes)):
+            outlook = self._outlook = _Outlook(self._tokens, lanes, now)
+        if not outlook.is_known:
             if lane.sent:
                 return None
-            return self._draw(lane, math.inf, math.inf)
-        work = self._tokens + sum(other.seconds_left(now) * other.speed.rate for other in working)
-        left = work / sum(other.speed.rate for other in working)
-        others = [other for other in working if other is not lane and other.sent]
-        elsewhere = math.inf
-        if others:
-            tokens = self._tokens + sum(other.seconds_left(now) * other.speed.rate for other in others)
-            elsewhere = tokens / sum(other.speed.rate for other in others)
+            share = (self.waiting + self.coming) // outlook.working
+            return self._draw(lane, math.inf, math.inf, most_papers=max(1, share // FIRST_PARTS))
+        left, elsewhere = outlook.of(lane)
         mine = lane.seconds_left(now)
         most = SHARE_OF_THE_REST * (left - mine)
         if lane.sent and most < mine:
@@ -208,9 +225,35 @@ class TokenPlanner:
         return self._draw(lane, max(most, floor), elsewhere - mine)
 
 
+class _Outlook:
+    """How long it will take, as it was at one moment: `tokens` that wait or come, and what the lanes compute. A batch
+    that is sent moves some from the one to the other, and changes nothing but how many lanes compute."""
+
+    def __init__(self, tokens: float, lanes: Sequence[Lane], now: float) -> None:
+        working = [other for other in lanes if other.takes_batches and not other.budget.is_critical]
+        self.now = now
+        self.busy = sum(bool(other.sent) for other in lanes)
+        self.working = len(working)
+        self.is_known = all(other.speed.rate for other in working)
+        """Whether every lane's speed was measured."""
+        self._own = {other.name: other.seconds_left(now) * other.speed.rate for other in working}
+        self._work = tokens + sum(self._own.values())
+        self._rate = sum(other.speed.rate for other in working)
+        self._busy_rates = {other.name: other.speed.rate for other in working if other.sent}
+        self._busy_rate = sum(self._busy_rates.values())
+
+    def of(self, lane: Lane) -> tuple[float, float]:
+        """Seconds until all is done, by all lanes and by the others alone, those that compute something."""
+        others = self._busy_rate - self._busy_rates.get(lane.name, 0.0)
+        elsewhere = (self._work - self._own.get(lane.name, 0.0)) / others if others > 0 else math.inf
+        return self._work / self._rate, elsewhere
+
+
 def _retried(again: deque[Batch], lane: Lane, lanes: Sequence[Lane], fits: Fits) -> Batch | None:
     """The first batch that was in trouble and may be tried on this lane, cut down until it fits; one of which nothing
     fits stays as it is."""
+    if not again:
+        return None
     ready = {other.name for other in lanes if other.state is State.READY}
     for batch in list(again):
         if lane.name in batch.avoid and ready - batch.avoid:

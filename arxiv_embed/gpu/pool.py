@@ -134,7 +134,7 @@ class Pool:
         """
         lengths = self._lengths if self._production else None
         papers = tokenized(self._tokenizer, texts, urgent, lengths)
-        return self.encode_tokenized(papers, on_batch, on_incident, on_tick)
+        return self.encode_tokenized(papers, on_batch, on_incident, on_tick, len(texts))
 
     def encode_tokenized(
         self,
@@ -142,9 +142,12 @@ class Pool:
         on_batch: Callable[[BatchReport], None] = lambda report: None,
         on_incident: Callable[[Incident], None] = lambda incident: None,
         on_tick: Callable[[], None] = lambda: None,
+        coming: int = 0,
     ) -> Iterator[Outcome]:
-        """The same for papers that are tokenized already, or are while this goes on."""
+        """The same for papers that are tokenized already, or are while this goes on; `coming` is how many there are, as
+        far as is known."""
         planner: Planner = TokenPlanner(self._batch_size) if self._production else FixedPlanner(self._batch_size)
+        planner.coming = coming
         faults = self._faults
         faults.begin(planner.again)
         try:
@@ -191,7 +194,7 @@ class Pool:
                 lane.look(now)
 
     def _dispatch(self, planner: Planner, now: float) -> None:
-        """Gives every lane what it has room for, the one that is free first going first."""
+        """Gives every lane what it has room for, batch by batch in turn, the one that is free first going first."""
         given = True
         while given:
             given = False
@@ -201,7 +204,6 @@ class Pool:
                 elif lane.has_room and (batch := planner.next_batch(lane, self._lanes, now)):
                     lane.send(batch, now, checked=self._production)
                     given = True
-                    break
         self._try_the_impossible(planner, now)
 
     def _probe(self, lane: Lane, now: float) -> None:

@@ -17,6 +17,7 @@ from arxiv_embed.gpu.memory import Shape
 from arxiv_embed.gpu.planner import FixedPlanner, TokenPlanner
 from arxiv_embed_tests.gpu.simulated import paper
 from arxiv_embed_tests.gpu.virtual import GIB, VirtualLane, play
+from bench.abstract_lengths import abstract_lengths
 
 
 def abstracts(count: int, seed: int = 0) -> list[TokenizedPaper]:
@@ -207,3 +208,21 @@ def test_what_failed_on_one_device_is_tried_on_another() -> None:
     planner.again.append(batch)
     other.retire(0.0)
     assert planner.next_batch(one, [one, other], 0.0) is batch  # there is no other any more
+
+
+@pytest.mark.parametrize(("devices", "share"), [(8, 0.97), (64, 0.93)])
+def test_many_unlike_devices_compute_real_lengths_nearly_as_fast_as_can_be(devices: int, share: float) -> None:
+    rates = np.random.default_rng(1).uniform(1e4, 5e4, devices)
+    lengths = abstract_lengths()
+    papers = [paper(index, int(lengths[index % len(lengths)])) for index in range(2_500 * devices)]
+    lanes = lanes_of(*rates)
+    makespan = play(TokenPlanner(200), lanes, papers).makespan
+    ideal = sum(len(p.ids) for p in papers) / sum(rates)
+    assert ideal >= share * makespan
+
+
+def test_a_few_papers_are_dealt_to_many_devices_whose_speed_nobody_knows() -> None:
+    lanes = lanes_of(*np.linspace(1e4, 5e4, 64))
+    papers = [paper(index, 200) for index in range(6_400)]
+    makespan = play(TokenPlanner(200), lanes, papers).makespan
+    assert makespan <= 1.5 * sum(len(p.ids) for p in papers) / sum(lane.rate_at(0.0) for lane in lanes)

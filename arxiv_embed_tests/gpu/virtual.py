@@ -79,6 +79,7 @@ def play(
 ) -> Played:
     """Lets the lanes compute the papers to the end, as the pool would, where `supply` papers a second are tokenized."""
     now, given, played = 0.0, 0, Played(0.0)
+    planner.coming = len(papers)
     while True:
         while planner.wants() and given < len(papers) and given / supply <= now:
             piece = slice(given, given + 256)
