@@ -132,12 +132,21 @@ KINDS: dict[str, type] = {
 
 
 def send(connection: Connection, message: Message) -> None:
-    connection.send_bytes(json.dumps([type(message).__name__, asdict(message)], default=str).encode())
+    connection.send_bytes(to_json(message))
 
 
 def receive(connection: Connection) -> Any:
     """The next `Message`. Raises `EOFError` or `OSError` where the other side is gone."""
-    kind, fields = json.loads(connection.recv_bytes())
+    return from_json(connection.recv_bytes())
+
+
+def to_json(message: Message) -> bytes:
+    return json.dumps([type(message).__name__, asdict(message)], default=str).encode()
+
+
+def from_json(line: bytes) -> Any:
+    """The `Message` that `to_json` was given."""
+    kind, fields = json.loads(line)
     if kind == "Setup":
         fields["files"] = ModelFiles.from_json(fields["files"])
         fields["space"] = Space(**fields["space"])

@@ -13,10 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.errors import ArxivEmbedError
@@ -40,6 +42,10 @@ from arxiv_embed.gpu.slots import Slot
 
 if TYPE_CHECKING:
     from arxiv_embed.encoding.encoder import Encoder
+
+Answer: TypeAlias = Encoded | OutOfMemory | Failed
+Vectors: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
+"""As they travel: float32 [rows, width], or bfloat16 as uint16."""
 
 PR_SET_PDEATHSIG = 1
 """Of Linux, <sys/prctl.h>."""
@@ -94,13 +100,10 @@ def _serve_model(
     connection: Connection, slots: Sequence[Slot], load: Callable[[Setup], Loaded], setup: Setup
 ) -> Setup | None:
     """Returns what is to be served next, None where the worker is to end; by then this model's memory is free."""
-    try:
-        loaded = load(setup)
-        ready = _ready(loaded)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the pool's process says it to the user
-        send(connection, NotReady(_reason(error), out_of_memory=_is_out_of_memory(error)))
+    loaded, answer = load_for(setup, load)
+    send(connection, answer)
+    if loaded is None:
         return None
-    send(connection, ready)
     waiting: deque[Work] = deque()
     following: Setup | None = None
     while True:
@@ -121,10 +124,22 @@ def _serve_model(
             meter.free()
             return following
         work = waiting.popleft()
-        answer = _encode(work, slots[work.slot], loaded)
-        send(connection, answer)
-        if isinstance(answer, Failed) and answer.ends:
+        slot = slots[work.slot]
+        done, vectors = encode_batch(partial(slot.get_batch, work.papers, work.spans, work.tokens), work, loaded)
+        if vectors is not None:
+            slot.put_vectors(vectors)
+        send(connection, done)
+        if isinstance(done, Failed) and done.ends:
             return None
+
+
+def load_for(setup: Setup, load: Callable[[Setup], Loaded]) -> tuple[Loaded | None, Ready | NotReady]:
+    """The model that a setup names, None where it cannot be loaded, and what is answered."""
+    try:
+        loaded = load(setup)
+        return loaded, _ready(loaded)
+    except Exception as error:  # noqa: BLE001 - as below
+        return None, NotReady(_reason(error), out_of_memory=_is_out_of_memory(error))
 
 
 def _ready(loaded: Loaded) -> Ready:
@@ -144,35 +159,35 @@ def _ready(loaded: Loaded) -> Ready:
     )
 
 
-def _encode(work: Work, slot: Slot, loaded: Loaded) -> Encoded | OutOfMemory | Failed:
+def encode_batch(batch: Callable[[], TokenBatch], work: Work, loaded: Loaded) -> tuple[Answer, Vectors | None]:
+    """What is answered to a work, and its vectors where it was done; `batch` is asked for only if it is begun."""
     encoder, meter = loaded.encoder, loaded.meter
     if meter.available() < work.needs:
-        return OutOfMemory(work.number, meter.other(), tried=False)
-    batch = slot.get_batch(work.papers, work.spans, work.tokens)
+        return OutOfMemory(work.number, meter.other(), tried=False), None
+    tokens = batch()
     meter.begin()
     begun = time.perf_counter()
     try:
-        vectors = encoder.encode(batch)
+        vectors = encoder.encode(tokens)
         if not np.isfinite(vectors).all():
             raise ArxivEmbedError("the model gave vectors that are not finite numbers")
         seconds = time.perf_counter() - begun
-        computed = encoder.computed_tokens(batch)
-        slot.put_vectors(vectors)
-        return Encoded(
+        encoded = Encoded(
             number=work.number,
             rows=len(vectors),
             seconds=seconds,
             peak_memory=meter.peak(),
             other_memory=meter.other(),
-            computed_tokens=computed,
+            computed_tokens=encoder.computed_tokens(tokens),
         )
-    except Exception as error:  # noqa: BLE001 - as above
+        return encoded, vectors
+    except Exception as error:  # noqa: BLE001 - whatever it is, the pool's process says it to the user
         ran_out, reason = meter.is_out_of_memory(error), _reason(error)
     # Only here, behind the block, is the error gone, whose traceback held the batch's memory.
     meter.free()
     if ran_out:
-        return OutOfMemory(work.number, meter.other(), tried=True)
-    return Failed(work.number, reason, ends=not meter.is_sound())
+        return OutOfMemory(work.number, meter.other(), tried=True), None
+    return Failed(work.number, reason, ends=not meter.is_sound()), None
 
 
 def load_model(setup: Setup, encoder_of: Callable[[Setup, str], Encoder] | None = None) -> Loaded:
