@@ -17,6 +17,7 @@ _NAMES = r"""(?:password|passwd|pwd|secret(?:_?access)?(?:_?key)?|(?:api|account
 _NAME = re.compile(_NAMES, re.I | re.X)
 _SECRET = re.compile(
     rf"""(://[^\s:/@]*:)\S+@
+    | ((?i:\b(?:https?|s3|gs|az|ftp)://))[^\s/@]+@
     | ((?i:\b\w*{_NAMES}(?:['"]?\s*[=:]\s*(?=['"])|\s*=\s*|\s+(?='))))
       (?:\*{{3}}(?!\w)|'(?:\\.|[^'\\])*'?\w*|"(?:\\.|[^"\\])*"?\w*|\S+)
     | (hf_)[A-Za-z0-9]{{16,}}
@@ -68,7 +69,9 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def _masked_secret(found: re.Match[str]) -> str:
-    return f"{found[1]}{MASK}@" if found[1] else f"{found[2] or found[3] or found[4]}{MASK}"
+    if found[1] or found[2]:  # after a name a password, or alone what may be a token
+        return f"{found[1] or found[2]}{MASK}@"
+    return f"{found[3] or found[4] or found[5]}{MASK}"
 
 
 def _masked_parameter(found: re.Match[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
 from arxiv_embed import events
@@ -21,14 +21,14 @@ Fits = Callable[[Any], bool]
 
 def require_sound(line: Any) -> None:
     """Raises `ValueError` for what is no event with a time, or has a field of another kind than the event's: a record
-    that was damaged, or a later version's. Fields that are missing, or that are not known here, are none of its
-    business, nor are events that are not known."""
+    that was damaged, or a later version's; or lacks a field that the event always has. Fields that are not known here
+    are none of its business, nor are events that are not known."""
     if not (isinstance(line, dict) and isinstance(line.get("event"), str)):
         raise ValueError("no event")
     if not (_is_number(line.get("time")) and 0 <= line["time"] <= LAST_SECOND):
         raise ValueError("no time")
-    if (known := _EVENTS.get(line["event"])) and not _has(known, line):
-        raise ValueError("a field of another kind")
+    if (known := _EVENTS.get(line["event"])) and not (_ALWAYS[line["event"]] <= line.keys() and _has(known, line)):
+        raise ValueError("a field of another kind, or none")
 
 
 def _has(known: Mapping[str, Fits], values: Mapping[str, Any]) -> bool:
@@ -75,6 +75,10 @@ def _fit(written: str, hint: Any) -> Fits:
 
 
 _EVENTS: dict[str, dict[str, Fits]] = {kind.name: {**_fits_of(kind)} for kind in events.Event.__subclasses__()}
+_ALWAYS = {
+    kind.name: {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
+    for kind in events.Event.__subclasses__()
+}
 _EVENTS[events.HealthReported.name]["devices"] = _lists(_holds(DeviceHealth, "device", "verdict"))
 _EVENTS[events.DevicesFound.name]["devices"] = _lists(_holds(DeviceFacts, "name"))
 _EVENTS[events.RunStarted.name]["process"] = lambda value: value is None or _holds(ProcessId)(value)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, fields
 from typing import Any
 
 import pytest
 
+from arxiv_embed.events import Event
 from arxiv_embed.exposition import openmetrics_of
 from arxiv_embed.monitor.glyphs import UNICODE
 from arxiv_embed.monitor.snapshot import snapshot
@@ -16,6 +18,8 @@ from arxiv_embed.report.writing import write_report
 from arxiv_embed.settings import Settings
 from arxiv_embed.soundness import require_sound
 from arxiv_embed_tests.monitor import records
+
+KINDS = {kind.name: kind for kind in Event.__subclasses__()}
 
 
 def lines(settings: Settings) -> list[dict[str, Any]]:
@@ -65,7 +69,23 @@ def test_a_line_with_a_field_of_another_kind_is_passed_over_by_every_display(
 ) -> None:
     told = lines(settings)
     damaged = [{**line, field: value} for line in told if line["event"] == event]
-    damaged = damaged or [{"event": event, "time": told[-1]["time"], field: value}]
+    show_all(settings, told, event, damaged or [{"event": event, "time": told[-1]["time"], field: value}])
+
+
+@pytest.mark.parametrize("event", ["shard_started", "batch", "papers_read", "shard_embedded", "health", "run_finished"])
+def test_a_line_that_lacks_a_field_is_passed_over_as_a_whole(settings: Settings, event: str) -> None:
+    told = lines(settings)
+    line = next((line for line in told if line["event"] == event), {"event": event, "time": told[-1]["time"]})
+    always = [field.name for field in fields(KINDS[event]) if field.default is MISSING]
+    assert always
+    for name in always:
+        with pytest.raises(ValueError, match="none"):
+            require_sound({other: value for other, value in line.items() if other != name})
+    show_all(settings, told, event, [{"event": event, "time": line["time"]}])
+
+
+def show_all(settings: Settings, told: list[dict[str, Any]], event: str, damaged: list[dict[str, Any]]) -> None:
+    """Shows a record in which these stand instead of the lines of an event."""
     at = next((told.index(line) for line in told if line["event"] == event), len(told))
     content = [*told[:at], *damaged, *(line for line in told[at:] if line["event"] != event)]
     (settings.runs / "r" / RECORD).write_text("".join(f"{json.dumps(line)}\n" for line in content))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from arxiv_embed.cli.main import BAD_INPUT
 from arxiv_embed.cli.terminal import complain, open_console
+from arxiv_embed.errors import masked
 from arxiv_embed.settings import settings_from_environment
 
 PIPED_WIDTH, MOST_WIDTH = 80, 120
@@ -58,13 +59,21 @@ def monitor(
         complain(f"{source.trouble}: is the run still going on, and was it started with --metrics-port?")
         raise typer.Exit(BAD_INPUT)
     if as_json:
-        typer.echo(json.dumps(sight.metrics.to_json(), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(_masked(sight.metrics.to_json()), indent=1, ensure_ascii=False))
         return
     from arxiv_embed.monitor.snapshot import snapshot
 
     width = min(console.width, MOST_WIDTH) if console.is_terminal else PIPED_WIDTH
     for line in snapshot(sight, width, glyphs):
         console.print(line, soft_wrap=True)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _masked(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(one) for one in value]
+    return masked(value) if isinstance(value, str) else value
 
 
 def _is_seen() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,12 +27,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One line; `remedy` is what to do, "" where there is nothing to be done."""
+    """One line; `remedy` is what to do, "" where there is nothing to be done. `closed` is a folder that had to be
+    entered, and may not be."""
 
     name: str
     state: State
     text: str
     remedy: str = ""
+    closed: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,12 @@ def skipped(name: str, text: str) -> Check:
 def answers(questions: Sequence[Question]) -> Iterator[Check]:
     """All are asked at once, each in a thread that is left behind where it does not come back; in their order."""
     asked = [_Asked(question) for question in questions]
+    told: dict[Path, str] = {}
     for one in asked:
         for check in one.answer():
+            if check.closed is not None and told.setdefault(check.closed, check.name) != check.name:
+                yield skipped(check.name, f"not to be seen, as {check.closed} is closed (see {told[check.closed]})")
+                continue
             yield Check(check.name, check.state, masked(check.text), masked(check.remedy))
 
 
@@ -91,7 +98,8 @@ class _Asked:
         try:
             found = list(self._question.look())
         except PermissionError as error:
-            found = [wrong(self._question.name, sentence(error), "have its owner let you in, or be that user")]
+            remedy = "have its owner let you in, or be that user"
+            found = [Check(self._question.name, State.WRONG, sentence(error), remedy, _closed(error.filename))]
         except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
             found = [wrong(self._question.name, sentence(error), "mend that, and ask again")]
         self._found = found
@@ -104,3 +112,11 @@ class _Asked:
                 wrong(self._question.name, text, "look after the disk, the network or the driver that it waits for")
             ]
         return self._found
+
+
+def _closed(place: object) -> Path | None:
+    """The uppermost folder on the way to a place that may not be entered."""
+    if not isinstance(place, str | os.PathLike):
+        return None
+    way = [*reversed(Path(place).absolute().parents), Path(place)]
+    return next((folder for folder in way if not os.access(folder, os.X_OK, effective_ids=True)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import shlex
 import sys
 import tempfile
 import time
@@ -76,13 +77,20 @@ def writable(name: str, folders: Sequence[Path]) -> Check:
     """The first is there or can be made; of the others, those that are there."""
     first, *others = folders
     others_there = (other for other in others if other.exists())  # asked of a first one that may be entered
+    closed: list[Path] = []
     for folder in chain([_nearest(first)], others_there):
         if not folder.is_dir():
             return wrong(name, f"{folder} is no folder", "move that file away, or set ARXIV_EMBED_HOME elsewhere")
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-            owner = f"owner {folder.stat().st_uid}, you are {os.geteuid()}"
-            remedy = f"sudo chown -R $USER {folder}, mount it writable, or set ARXIV_EMBED_HOME elsewhere"
-            return wrong(name, f"nothing can be written to {folder} ({owner})", remedy)
+            closed.append(folder)
+            if not os.access(folder, os.X_OK, effective_ids=True):
+                break  # what lies below cannot be seen
+    if closed:
+        owners = ", ".join(f"{folder} (owner {folder.stat().st_uid})" for folder in closed)
+        remedy = (
+            f"sudo chown -R $USER {shlex.join(map(str, closed))}, mount writable, or set ARXIV_EMBED_HOME elsewhere"
+        )
+        return wrong(name, f"nothing can be written to {owners}; you are {os.geteuid()}", remedy)
     return fine(name, f"{first} is writable" if first.exists() else f"{first} will be made")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -92,7 +93,10 @@ def _inline(figure: Figure, name: str) -> Markup:
     canvas: Any = FigureCanvasSVG(figure)
     content = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    canvas.print_svg(content, metadata=nothing)
+    with warnings.catch_warnings():
+        # Text stays text: what matplotlib's own font lacks, whoever looks at the page has.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        canvas.print_svg(content, metadata=nothing)
     svg = content.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)

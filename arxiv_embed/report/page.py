@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from arxiv_embed.report.pictures import Picture
 
 SHARDS_SHOWN, TROUBLES_SHOWN, REASONS_SHOWN, FAILURES_SHOWN = 200, 60, 12, 40
+_CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "?")
 ORDER = ("failed", "given up", "left", "waiting", "read", "embedded", "stored")
 """Of shards: what asks for something first."""
 
@@ -30,6 +31,11 @@ ORDER = ("failed", "given up", "left", "waiting", "read", "embedded", "stored")
 def _with_code(text: str) -> Markup:
     """`arxiv-embed run` in a text as code; the rest is escaped."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _seen(text: str) -> str:
+    """Without what no page may hold: names and messages come from anywhere."""
+    return type(text)(text.translate(_CONTROLS))
 
 
 def _clock(seconds: float) -> str:
@@ -42,6 +48,7 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=StrictUndefined,
+    finalize=lambda value: _seen(value) if isinstance(value, str) else value,
     auto_reload=False,
 )
 _environment.filters.update(

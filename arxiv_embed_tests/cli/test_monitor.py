@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from arxiv_embed.events import DeviceIncident
 from arxiv_embed.record import progress_path
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed_tests.cli.commands import SCRIPT, TIMEOUT, arxiv_embed, environment
@@ -51,6 +52,19 @@ def test_json_is_one_document_with_all_figures(home: Path) -> None:
     figures = json.loads(shown.stdout)
     assert (figures["state"], figures["papers_done"], len(figures["devices"])) == ("killed", 101_986, 4)
     assert figures["devices"][1]["health"]["verdict"] == "hot"
+
+
+def test_json_has_no_password_and_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
+    why = "\x1b[31m postgresql://arxiv:hunter2@db/papers is away"
+    events = [
+        (1.0, records.started(["a.jsonl"], 10, ["cpu:0"])),
+        (2.0, DeviceIncident("a.jsonl", "cpu:0", "lost", why)),
+    ]
+    records.write(tmp_path / "runs" / "5f2c9a1e" / "progress.jsonl", events)
+    shown = arxiv_embed(tmp_path, "monitor", "--json")
+    assert "hunter2" not in shown.stdout
+    assert "\x1b" not in shown.stdout
+    assert "is away" in shown.stdout
 
 
 def test_where_there_is_nothing_to_show_one_sentence_says_what_to_do(home: Path, tmp_path: Path) -> None:

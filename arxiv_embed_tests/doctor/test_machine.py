@@ -89,6 +89,12 @@ def test_a_home_that_may_not_be_written_is_wrong_and_so_is_a_folder_in_it(subjec
     with read_only(runs):
         home, *_ = machine.rights(subject)
         assert home.text.startswith(f"nothing can be written to {runs}")
+        subject.settings.history.mkdir()
+        with read_only(subject.settings.history):
+            home, *_ = machine.rights(subject)
+    assert f"{runs} (owner" in home.text
+    assert f"{subject.settings.history} (owner" in home.text
+    assert f"{runs} {subject.settings.history}" in home.remedy
 
 
 def test_a_home_of_another_user_that_may_not_be_entered_is_wrong_and_says_whose_it_is(subject: Subject) -> None:

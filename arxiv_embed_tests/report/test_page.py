@@ -114,6 +114,19 @@ def test_what_the_metadata_says_is_shown_and_never_obeyed(tmp_path: Path) -> Non
     assert page.text.count("<script>alert(1)</script>") > 5
 
 
+def test_what_would_steer_a_terminal_is_in_no_page(tmp_path: Path) -> None:
+    events = [*plain_run()[:-1], (100.5, ShardFailed("b.jsonl", "\x1b[31mred\x07\x9b1m and more"))]
+    html = page_of(tmp_path / "record", events)
+    assert "?[31mred??1m and more" in html
+    assert not [character for character in html if ord(character) < 32 and character not in "\n\r\t"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_in_any_script_stay_text_in_pictures(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "record", plain_run(devices=["設備:0", "설비:1"]))
+    assert page.count("設備:0</text>") > 1
+
+
 def test_passwords_are_in_no_page(tmp_path: Path) -> None:
     url = "postgresql://user:hunter2@db/papers"
     events = [*plain_run()[:-1], (100.5, ShardFailed("b.jsonl", f"no connection to {url}"))]
