@@ -251,6 +251,15 @@ class ShardGivenUp(Event):
 
 
 @dataclass(frozen=True)
+class StoreFinished(Event):
+    """The store's indexes are up to date; what it holds of the run's space."""
+
+    name = "store_finished"
+    papers: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class RunFinished(Event):
     """`state` is done, failed, unfinished (others are at work on some shards), interrupted or, as whoever came after
     it found out, killed."""

@@ -109,6 +109,8 @@ class RunProgress:
     process: ProcessId | None = None
     """Whose end is the run's."""
     devices: dict[str, DeviceProgress] = field(default_factory=dict)
+    held: tuple[int, int] | None = None
+    """Papers and rows that the store holds of the space, when its indexes were brought up to date."""
     waiting: int = 0
     """Papers that waited tokenized when that was last told."""
     reports: int = 0
@@ -291,6 +293,9 @@ class RunProgress:
     def _on_shard_failed(self, line: Mapping[str, Any]) -> None:
         self.failed[line["shard"]] = line["error"]
         self._waiting.pop(line["shard"], None)
+
+    def _on_store_finished(self, line: Mapping[str, Any]) -> None:
+        self.held = line["papers"], line["rows"]
 
     def _on_run_finished(self, line: Mapping[str, Any]) -> None:
         self.state, self.error = line["state"], line["error"]

@@ -27,6 +27,7 @@ from arxiv_embed.events import (
     ShardEmbedded,
     ShardStarted,
     ShardStored,
+    StoreFinished,
 )
 from arxiv_embed.fresh import end_fresh_start, keep_fresh_start
 from arxiv_embed.gpu.outcomes import EncodedPaper
@@ -153,6 +154,7 @@ class Run:
             except ArxivEmbedError as error:
                 self.journal.fail(key, error)
         store.finish(self.space)
+        self.journal.record(StoreFinished(*store.count(self.space.fingerprint)))
         if self._stored_last is None:
             return None
         result = check_index(store, self.checkpoints.both(self._stored_last)[1], self.space)

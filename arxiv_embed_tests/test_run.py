@@ -219,7 +219,7 @@ def test_what_went_wrong_first_is_what_is_told(
 def test_a_record_whose_first_line_is_cut_does_not_hide_the_last_run(settings: Settings) -> None:
     for run_id, content in (
         ("cut", '{"time": 17'),
-        ("whole", '{"time": 18.0, "event": "run_finished", "state": "done", "error": ""}\n'),
+        ("whole", '{"time": 18.0, "event": "run_finished", "state": "done", "error": "", "seconds": 1.0}\n'),
     ):
         record = progress_path(settings, run_id)
         record.parent.mkdir(parents=True)

@@ -14,7 +14,6 @@ from rich.console import Console
 from arxiv_embed.cli import options as ask
 from arxiv_embed.cli.display import Display, Verbosity, display_on, line_of
 from arxiv_embed.cli.launched import LaunchedRun
-from arxiv_embed.cli.spaces import held_by_store
 from arxiv_embed.cli.terminal import complain, open_console, printable, say
 from arxiv_embed.cli.wording import papers_done
 from arxiv_embed.errors import ArxivEmbedError, masked, sentence
@@ -179,9 +178,9 @@ def embed_folder(
     say(console, summary(progress))
     if options.priority and progress.shards and not progress.urgent:
         say(console, f"--priority {', '.join(map(printable, options.priority))} marked no paper of these shards")
-    for held in held_by_store(options.store):
-        if held.space.fingerprint == progress.space:
-            say(console, f"{shown(options.store)} holds {plural(held.papers, 'paper')}, {plural(held.rows, 'row')}")
+    if progress.held is not None:
+        papers, rows = progress.held
+        say(console, f"{shown(options.store)} holds {plural(papers, 'paper')}, {plural(rows, 'row')}")
     _name_report(launched, console)
     if launched.exit_code == SOMETHING_FAILED and not (progress.failed or progress.given_up or progress.left):
         why = _no_space(settings) or f"{launched.last_words()}: see {launched.log}"

@@ -118,6 +118,8 @@ def message_of(event: events.Event) -> str:
             return f"{event.papers} papers embedded, {event.resumed} of them reused"
         case events.ShardStored():
             return f"{event.rows_written} of {event.rows} rows written"
+        case events.StoreFinished():
+            return f"the store holds {event.papers} papers, {event.rows} rows, its indexes up to date"
         case events.DeviceIncident():
             return f"{event.what}: {event.detail}"
         case events.PaperFailed():

@@ -14,7 +14,8 @@ TIMEOUT = 240
 def environment(home: Path) -> dict[str, str]:
     """The test's own environment with a home of its own, and nothing that the user may have set for this project."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ARXIV_EMBED_", "DAGSTER_"))}
-    return {**kept, "ARXIV_EMBED_HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "110"}
+    ours = {"ARXIV_EMBED_HOME": str(home), "ARXIV_EMBED_DEVICES": "cpu:1"}  # each worker takes seconds to start
+    return {**kept, **ours, "HF_HUB_OFFLINE": "1", "COLUMNS": "110"}
 
 
 def arxiv_embed(
