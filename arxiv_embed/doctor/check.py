@@ -27,14 +27,19 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One line; `remedy` is what to do, "" where there is nothing to be done. `closed` is a folder that had to be
-    entered, and may not be."""
+    """One line; `remedy` is what to do, "" where there is nothing to be done."""
 
     name: str
     state: State
     text: str
     remedy: str = ""
-    closed: Path | None = None
+
+
+@dataclass(frozen=True)
+class Closed(Check):
+    """What is wrong as some folders may not be entered, read or written to; of each that is told once."""
+
+    folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,18 @@ def skipped(name: str, text: str) -> Check:
 
 
 def answers(questions: Sequence[Question]) -> Iterator[Check]:
-    """All are asked at once, each in a thread that is left behind where it does not come back; in their order."""
+    """All are asked at once, each in a thread that is left behind where it does not come back; in their order. Where
+    one could not look for a folder that another has named, that is no second thing to mend."""
     asked = [_Asked(question) for question in questions]
     told: dict[Path, str] = {}
     for one in asked:
         for check in one.answer():
-            if check.closed is not None and told.setdefault(check.closed, check.name) != check.name:
-                yield skipped(check.name, f"not to be seen, as {check.closed} is closed (see {told[check.closed]})")
-                continue
+            if isinstance(check, Closed):
+                if check.folders and told.keys() >= set(check.folders):
+                    folder = check.folders[0]
+                    yield skipped(check.name, f"not looked at, as {folder} is closed (see {told[folder]})")
+                    continue
+                told.update(dict.fromkeys(check.folders, check.name))
             yield Check(check.name, check.state, masked(check.text), masked(check.remedy))
 
 
@@ -99,7 +108,7 @@ class _Asked:
             found = list(self._question.look())
         except PermissionError as error:
             remedy = "have its owner let you in, or be that user"
-            found = [Check(self._question.name, State.WRONG, sentence(error), remedy, _closed(error.filename))]
+            found = [Closed(self._question.name, State.WRONG, sentence(error), remedy, _closed(error.filename))]
         except Exception as error:  # noqa: BLE001 - whatever it is, it is one line
             found = [wrong(self._question.name, sentence(error), "mend that, and ask again")]
         self._found = found
@@ -114,9 +123,10 @@ class _Asked:
         return self._found
 
 
-def _closed(place: object) -> Path | None:
-    """The uppermost folder on the way to a place that may not be entered."""
+def _closed(place: object) -> tuple[Path, ...]:
+    """The uppermost folder on the way to a place that may not be entered, else the place."""
     if not isinstance(place, str | os.PathLike):
-        return None
-    way = [*reversed(Path(place).absolute().parents), Path(place)]
-    return next((folder for folder in way if not os.access(folder, os.X_OK, effective_ids=True)), None)
+        return ()
+    there = Path(place).absolute()
+    above = (folder for folder in reversed(there.parents) if not os.access(folder, os.X_OK, effective_ids=True))
+    return (next(above, there),)

@@ -10,10 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
-from arxiv_embed.doctor.check import Check, Subject, fine, skipped, warn, wrong
+from arxiv_embed.doctor.check import Check, Closed, State, Subject, fine, skipped, warn, wrong
 from arxiv_embed.gpu.inventory import machine_memory
 from arxiv_embed.settings import store_folders
 
@@ -76,21 +76,20 @@ def rights(subject: Subject) -> Iterator[Check]:
 def writable(name: str, folders: Sequence[Path]) -> Check:
     """The first is there or can be made; of the others, those that are there."""
     first, *others = folders
-    others_there = (other for other in others if other.exists())  # asked of a first one that may be entered
-    closed: list[Path] = []
-    for folder in chain([_nearest(first)], others_there):
+    nearest = _nearest(first)
+    may_enter = os.access(nearest, os.X_OK, effective_ids=True)
+    there = [nearest, *(other for other in others if may_enter and other.exists())]
+    for folder in there:
         if not folder.is_dir():
             return wrong(name, f"{folder} is no folder", "move that file away, or set ARXIV_EMBED_HOME elsewhere")
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-            closed.append(folder)
-            if not os.access(folder, os.X_OK, effective_ids=True):
-                break  # what lies below cannot be seen
+    closed = [folder for folder in there if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)]
     if closed:
         owners = ", ".join(f"{folder} (owner {folder.stat().st_uid})" for folder in closed)
         remedy = (
             f"sudo chown -R $USER {shlex.join(map(str, closed))}, mount writable, or set ARXIV_EMBED_HOME elsewhere"
         )
-        return wrong(name, f"nothing can be written to {owners}; you are {os.geteuid()}", remedy)
+        text = f"nothing can be written to {owners}; you are {os.geteuid()}"
+        return Closed(name, State.WRONG, text, remedy, tuple(closed))
     return fine(name, f"{first} is writable" if first.exists() else f"{first} will be made")
 
 
