@@ -59,7 +59,8 @@ def monitor(
         complain(f"{source.trouble}: is the run still going on, and was it started with --metrics-port?")
         raise typer.Exit(BAD_INPUT)
     if as_json:
-        typer.echo(json.dumps(_masked(sight.metrics.to_json()), indent=1, ensure_ascii=False))
+        # In ASCII: what steers a terminal is not only among its control characters.
+        typer.echo(json.dumps(_masked(sight.metrics.to_json()), indent=1))
         return
     from arxiv_embed.monitor.snapshot import snapshot
 
@@ -70,7 +71,7 @@ def monitor(
 
 def _masked(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _masked(one) for name, one in value.items()}
+        return {masked(name): _masked(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_masked(one) for one in value]
     return masked(value) if isinstance(value, str) else value

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from arxiv_embed.errors import masked
 from arxiv_embed.gpu.health import Verdict
 from arxiv_embed.monitor.glyphs import Glyphs
 from arxiv_embed.wording import size
@@ -41,8 +42,8 @@ STATE_STYLES: Mapping[str, str] = {
 
 
 def printable(text: str) -> str:
-    """The text in one line, without what would steer a terminal: names and messages come from anywhere."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    """The text in one line, without secrets and what would steer a terminal: names and messages come from anywhere."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(masked(text).split()))
 
 
 def cut(text: Text, width: int, glyphs: Glyphs) -> Text:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from arxiv_embed.report.pictures import Picture
 
 SHARDS_SHOWN, TROUBLES_SHOWN, REASONS_SHOWN, FAILURES_SHOWN = 200, 60, 12, 40
-_CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "?")
+_STEERS = [*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+"""Control characters, and those that turn the direction of what follows."""
+_UNSEEN = dict.fromkeys(_STEERS, "?")
 ORDER = ("failed", "given up", "left", "waiting", "read", "embedded", "stored")
 """Of shards: what asks for something first."""
 
@@ -34,8 +36,8 @@ def _with_code(text: str) -> Markup:
 
 
 def _seen(text: str) -> str:
-    """Without what no page may hold: names and messages come from anywhere."""
-    return type(text)(text.translate(_CONTROLS))
+    """Without secrets and what no page may hold: names and messages come from anywhere."""
+    return text.translate(_UNSEEN) if isinstance(text, Markup) else masked(text).translate(_UNSEEN)
 
 
 def _clock(seconds: float) -> str:

@@ -55,16 +55,20 @@ def test_json_is_one_document_with_all_figures(home: Path) -> None:
 
 
 def test_json_has_no_password_and_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
-    why = "\x1b[31m postgresql://arxiv:hunter2@db/papers is away"
+    why = "\x1b[31m \x9b1m\x7f \u202e\udce9 postgresql://arxiv:hunter2@db/papers is away"
     events = [
         (1.0, records.started(["a.jsonl"], 10, ["cpu:0"])),
         (2.0, DeviceIncident("a.jsonl", "cpu:0", "lost", why)),
+        (3.0, DeviceIncident("a.jsonl", "cpu:0", why, "")),
     ]
     records.write(tmp_path / "runs" / "5f2c9a1e" / "progress.jsonl", events)
     shown = arxiv_embed(tmp_path, "monitor", "--json")
+    assert (shown.returncode, shown.stderr) == (0, "")
     assert "hunter2" not in shown.stdout
-    assert "\x1b" not in shown.stdout
-    assert "is away" in shown.stdout
+    assert shown.stdout.replace("\n", "").isprintable()
+    [device] = json.loads(shown.stdout)["devices"]
+    assert device["trouble"].startswith("lost: \x1b[31m \x9b1m\x7f")
+    assert [what for what in device["incidents"] if what.endswith("postgresql://arxiv:***@db/papers is away")]
 
 
 def test_where_there_is_nothing_to_show_one_sentence_says_what_to_do(home: Path, tmp_path: Path) -> None:

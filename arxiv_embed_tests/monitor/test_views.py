@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arxiv_embed.events import DeviceIncident, ErrorMet
+from arxiv_embed.events import DeviceIncident, ErrorMet, ShardFailed
 from arxiv_embed.gpu.health import Action, Verdict
 from arxiv_embed.monitor import device_view, error_view, run_view, shard_view
 from arxiv_embed.monitor.drawing import amount, chart, difference, memory_bar, progress_bar
@@ -71,6 +71,16 @@ def test_a_run_with_nothing_yet_has_views_too(settings: Settings) -> None:
     shown = "\n".join(all_views(sight_of(settings, [(5.0, started)]), 80, UNICODE))
     assert "The run has no devices yet." in shown
     assert "No errors." in shown
+
+
+def test_a_password_is_in_no_view(settings: Settings) -> None:
+    url = "postgresql://arxiv:hunter2@db/papers"
+    events = [*records.eventful(1), (records.BEGAN + 1300, DeviceIncident("a", "cuda:0", "lost", f"{url} is away"))]
+    events += [(records.BEGAN + 1301, ShardFailed(url, f"{url} is away"))]
+    sight = sight_of(settings, events)
+    shown = "\n".join([*all_views(sight, 200, UNICODE), *(line.plain for line in snapshot(sight, 200, UNICODE))])
+    assert "hunter2" not in shown
+    assert shown.count("postgresql://arxiv:***@db/papers") > 2
 
 
 def test_names_and_messages_cannot_steer_the_terminal(settings: Settings) -> None:

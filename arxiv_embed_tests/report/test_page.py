@@ -115,9 +115,9 @@ def test_what_the_metadata_says_is_shown_and_never_obeyed(tmp_path: Path) -> Non
 
 
 def test_what_would_steer_a_terminal_is_in_no_page(tmp_path: Path) -> None:
-    events = [*plain_run()[:-1], (100.5, ShardFailed("b.jsonl", "\x1b[31mred\x07\x9b1m and more"))]
+    events = [*plain_run()[:-1], (100.5, ShardFailed("b.jsonl", "\x1b[31mred\x07\x9b1m and \u202emore"))]
     html = page_of(tmp_path / "record", events)
-    assert "?[31mred??1m and more" in html
+    assert "?[31mred??1m and ?more" in html
     assert not [character for character in html if ord(character) < 32 and character not in "\n\r\t"]
 
 
@@ -130,8 +130,10 @@ def test_names_in_any_script_stay_text_in_pictures(tmp_path: Path) -> None:
 def test_passwords_are_in_no_page(tmp_path: Path) -> None:
     url = "postgresql://user:hunter2@db/papers"
     events = [*plain_run()[:-1], (100.5, ShardFailed("b.jsonl", f"no connection to {url}"))]
-    events.append((100.6, DeviceIncident("a.jsonl", "cuda:0", "lost", f"while it told {url}")))
-    assert "hunter2" not in page_of(tmp_path / "record", events)
+    events.append((100.6, DeviceIncident(url, "cuda:0", url, f"while it told {url}")))
+    html = page_of(tmp_path / "record", events, Counter({url: 3}))
+    assert "hunter2" not in html
+    assert html.count("postgresql://user:***@db/papers") > 3
 
 
 @pytest.mark.parametrize("events", [plain_run()[:1], plain_run()[:5], plain_run(devices=["cpu:0"])])
