@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-import orjson
 
 NOT_PACKED = "computed padded, or text by text, as this model cannot be packed here"
 """What is said of a pool that is not `packed`."""
@@ -268,11 +265,3 @@ class RunFinished(Event):
     state: str
     error: str
     seconds: float
-
-
-def event_of(line: bytes) -> Any:
-    """What a line of a record says, which is an event with its time where the line is whole; raises `ValueError`."""
-    try:
-        return orjson.loads(line)
-    except ValueError:
-        return json.loads(line)  # a name on disk that is no UTF-8 is written with lone surrogates

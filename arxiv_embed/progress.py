@@ -170,7 +170,8 @@ class RunProgress:
         self.space = line["space"]
         self.shards, self.unchanged, self.papers = len(line["shards"]), line["unchanged"], line["papers"]
         self.devices = {name: DeviceProgress() for name in line["devices"]}
-        self.process = ProcessId(**line["process"]) if line.get("process") else None
+        process = line.get("process")
+        self.process = ProcessId(process["host"], process["pid"], process["started"]) if process else None
 
     def _on_devices_found(self, line: Mapping[str, Any]) -> None:
         self.facts = line["devices"]

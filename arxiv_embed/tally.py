@@ -14,11 +14,9 @@ from typing import Any, Self
 
 from arxiv_embed.error_patterns import ErrorPatterns, as_iso, kind_of_incident, writable
 from arxiv_embed.errors import Kind, masked
-from arxiv_embed.events import event_of
+from arxiv_embed.soundness import event_of
 
 KEPT_BATCHES, KEPT_RUNS = 100, 20
-MOST = 2**50
-"""No number in a record that is whole is as large."""
 
 
 @dataclass
@@ -43,13 +41,9 @@ class Batch:
 
     @classmethod
     def of_event(cls, line: Mapping[str, Any]) -> Self:
-        """Of an event `batch`; raises `ValueError` for numbers that cannot be."""
-        papers, tokens, seconds, memory = (line[name] for name in ("papers", "tokens", "seconds", "peak_memory"))
-        if not all(type(count) is int and 0 <= count < MOST for count in (papers, tokens, memory)):
-            raise ValueError("no counts")
-        if not 0 <= seconds < MOST:
-            raise ValueError("no duration")
-        return cls(as_iso(line["time"]), papers, tokens, round(float(seconds), 6), memory)
+        """Of an event `batch`."""
+        seconds = round(float(line["seconds"]), 6)
+        return cls(as_iso(line["time"]), line["papers"], line["tokens"], seconds, line["peak_memory"])
 
 
 @dataclass
@@ -143,18 +137,18 @@ class Tally:
 
     def take_in(self, runs: Path) -> None:
         """What the records of all runs, `runs/<run id>/progress.jsonl`, say since they were last taken in; a line that
-        a killed writer or a full disk has cut is passed over. Of records that are gone, what they said is kept."""
+        is not whole or not sound is passed over. Of records that are gone, what they said is kept."""
         paths = {writable(path.parent.name): path for path in sorted(runs.glob("*/progress.jsonl"))}
         self.records = {run_id: self.records.get(run_id, Record()) for run_id in paths}
         for run_id, path in paths.items():
             for line in _new_lines(path, self.records[run_id]):
-                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError):
+                with contextlib.suppress(ValueError, RecursionError):
                     self._apply(event_of(line), run_id)
             for performance in self.performance_history.values():
                 performance.forget_old()
 
     def _apply(self, line: Mapping[str, Any], run_id: str) -> None:
-        """Takes one event in, or raises and changes nothing."""
+        """Takes one event in."""
         record, event = self.records[run_id], line["event"]
         if event == "run_started":
             record.counted = database_of(line["store"]) == self.database
@@ -167,8 +161,8 @@ class Tally:
             self._stats(device).add(batch)
             self.performance_history.setdefault(device, DevicePerformance()).add(batch, run_id, record.began)
         elif event == "devices_found":
-            for device, product in [(writable(facts["name"]), writable(facts["product"])) for facts in line["devices"]]:
-                self._stats(device).find(product, as_iso(line["time"]))
+            for facts in line["devices"]:
+                self._stats(writable(facts["name"])).find(writable(facts.get("product", "")), as_iso(line["time"]))
         elif event == "device_incident":
             device, what = writable(line["device"]), writable(line["what"])
             if kind := kind_of_incident(what):

@@ -10,10 +10,12 @@ import pytest
 
 from arxiv_embed.events import Event
 from arxiv_embed.exposition import openmetrics_of
+from arxiv_embed.metrics import metrics_of
 from arxiv_embed.monitor.glyphs import UNICODE
 from arxiv_embed.monitor.snapshot import snapshot
 from arxiv_embed.monitor.sources import HomeSource
-from arxiv_embed.record import RECORD, progress_path
+from arxiv_embed.processes import ProcessId
+from arxiv_embed.record import RECORD, ProgressReader, progress_path
 from arxiv_embed.report.writing import write_report
 from arxiv_embed.settings import Settings
 from arxiv_embed.soundness import require_sound
@@ -41,6 +43,16 @@ def test_an_event_that_is_not_known_needs_a_time_alone() -> None:
         require_sound({"event": "of_another_version", "time": "now"})
 
 
+def test_a_process_is_told_whole_and_may_tell_more_than_is_known(settings: Settings) -> None:
+    begun, *_ = lines(settings)
+    process: dict[str, Any] = {"host": "here", "pid": 7, "started": "1"}
+    with pytest.raises(ValueError, match="none"):
+        require_sound({**begun, "process": {"host": "here", "pid": 7}})
+    record = settings.runs / "r" / RECORD
+    record.write_text(json.dumps({**begun, "process": {**process, "of_a_later_version": 1}}) + "\n")
+    assert ProgressReader(record).poll().process == ProcessId(**process)
+
+
 @pytest.mark.parametrize(
     ("event", "field", "value"),
     [
@@ -51,6 +63,11 @@ def test_an_event_that_is_not_known_needs_a_time_alone() -> None:
         ("batch", "device", ["cpu:0"]),
         ("batch", "shard", 1.5),
         ("batch", "time", 1e15),
+        ("batch", "papers", -1),
+        ("batch", "papers", 1.5),
+        ("batch", "seconds", -0.1),
+        ("batch", "peak_memory", 2**50),
+        ("error", "kind", "unknown"),
         ("health", "cpu", "half"),
         ("health", "devices", {"verdict": "ok"}),
         ("health", "devices", [{"device": "cpu:0"}]),
@@ -69,6 +86,9 @@ def test_a_line_with_a_field_of_another_kind_is_passed_over_by_every_display(
 ) -> None:
     told = lines(settings)
     damaged = [{**line, field: value} for line in told if line["event"] == event]
+    for line in damaged:
+        with pytest.raises(ValueError, match=r"another kind|no time"):
+            require_sound(line)
     show_all(settings, told, event, damaged or [{"event": event, "time": told[-1]["time"], field: value}])
 
 
@@ -82,6 +102,20 @@ def test_a_line_that_lacks_a_field_is_passed_over_as_a_whole(settings: Settings,
         with pytest.raises(ValueError, match="none"):
             require_sound({other: value for other, value in line.items() if other != name})
     show_all(settings, told, event, [{"event": event, "time": line["time"]}])
+
+
+@pytest.mark.parametrize("event", [kind for kind in KINDS if kind != "run_started"])
+def test_a_line_that_lacks_a_field_changes_nothing_of_a_runs_state(settings: Settings, event: str) -> None:
+    told = lines(settings)
+    record = settings.runs / "r" / RECORD
+    before = metrics_of(ProgressReader(record).poll(), 0.0)
+    whole = next((line for line in told if line["event"] == event), None)
+    whole = whole or {"event": event, "time": 0.0, **{field.name: "x" for field in fields(KINDS[event])}}
+    *_, last = (field.name for field in fields(KINDS[event]) if field.default is MISSING)
+    with record.open("a") as file:
+        file.write(json.dumps({**whole, last: None} | {"event": event}) + "\n")
+        file.write(json.dumps({name: value for name, value in whole.items() if name != last}) + "\n")
+    assert metrics_of(ProgressReader(record).poll(), 0.0) == before
 
 
 def show_all(settings: Settings, told: list[dict[str, Any]], event: str, damaged: list[dict[str, Any]]) -> None:
