@@ -1,4 +1,4 @@
-"""The Grafana dashboard: it asks for what a run tells, and for nothing else."""
+"""The Grafana dashboard: Grafana knows all of it, and it asks for what a run tells and for nothing else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import promql_parser
 import pytest
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from arxiv_embed.exposed import DEVICE, HEALTH, RUN
@@ -22,6 +25,8 @@ DASHBOARD = json.loads((REPOSITORY / "docker" / "grafana" / "arxiv_embed.json").
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TARGETS = [(panel["title"], target) for panel in PANELS for target in panel["targets"]]
 GIVEN_BY_PROMETHEUS = {"instance", "job"}
+UNITS = {"none", "short", "percentunit", "s", "bytes", "celsius", "watt", "hertz"}
+"""Of Grafana's own (`categories.ts` of @grafana/data), those that are wanted: any other id is shown as a text."""
 PARTS = ("lhs", "rhs", "expr", "param", "vector_selector")
 """Of an expression, its own."""
 
@@ -124,6 +129,53 @@ def test_the_health_panel_names_every_verdict_by_its_number() -> None:
     assert asked == named
 
 
+@pytest.fixture(scope="module")
+def panels_are_known() -> None:
+    plugins.register_default_plugins()
+
+
+def not_known(told: Any, understood: Any, where: str = "") -> list[str]:
+    """What is told and was not understood as it is."""
+    if isinstance(told, dict) and isinstance(understood, dict):
+        return [
+            miss for name in told for miss in not_known(told[name], understood.get(name, "nothing"), f"{where}/{name}")
+        ]
+    if isinstance(told, list) and isinstance(understood, list) and len(told) == len(understood):
+        both = zip(told, understood, strict=True)
+        return [miss for number, pair in enumerate(both) for miss in not_known(*pair, f"{where}/{number}")]
+    return [] if told == understood else [f"{where}: {told!r} was understood as {understood!r}"]
+
+
+def understood(dashboard: dict[str, Any]) -> Any:
+    """By the types that Grafana publishes."""
+    return json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
+
+
+@pytest.mark.usefixtures("panels_are_known")
+def test_everything_in_it_is_of_the_schema_that_grafana_publishes() -> None:
+    assert not_known(DASHBOARD, understood(DASHBOARD)) == []
+
+
+@pytest.mark.usefixtures("panels_are_known")
+@pytest.mark.parametrize(
+    ("before", "after", "where"),
+    [
+        ('"colorMode"', '"colourMode"', "/panels/1/options/colourMode"),
+        ('"legendFormat"', '"legend"', "/panels/1/targets/0/legend"),
+        ('"gridPos"', '"place"', "/panels/0/place"),
+    ],
+)
+def test_a_name_that_grafana_does_not_know_is_noticed(before: str, after: str, where: str) -> None:
+    misspelt = json.loads(json.dumps(DASHBOARD).replace(before, after))
+    assert any(miss.startswith(f"{where}: ") for miss in not_known(misspelt, understood(misspelt)))
+
+
+def test_every_query_asks_the_chosen_run_alone() -> None:
+    asked = [selector for _, target in TARGETS for selector in selectors(target["expr"])]
+    matchers = [{(one.name, one.value) for one in selector.matchers.matchers} for selector in asked]
+    assert all(("instance", "$instance") in chosen for chosen in matchers)
+
+
 def test_panels_have_numbers_of_their_own_a_place_and_a_description_and_ask_the_chosen_source() -> None:
     everything = DASHBOARD["panels"]
     assert len({panel["id"] for panel in everything}) == len(everything)
@@ -136,6 +188,11 @@ def test_panels_have_numbers_of_their_own_a_place_and_a_description_and_ask_the_
         taken |= cells
     sources = [thing["datasource"]["uid"] for panel in PANELS for thing in (panel, *panel["targets"])]
     assert set(sources) == {"${datasource}"}
+    assert all(panel["title"] for panel in everything)
     assert all(panel["description"] for panel in PANELS)
+    assert {panel["fieldConfig"]["defaults"]["unit"] for panel in PANELS} <= UNITS
     assert DASHBOARD["schemaVersion"] >= 36, "Grafana 10 and later"
-    assert [variable["name"] for variable in DASHBOARD["templating"]["list"]] == ["datasource", "instance"]
+    variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
+    assert list(variables) == ["datasource", "instance"]
+    assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
+    assert variables["instance"]["datasource"]["uid"] == "${datasource}"
