@@ -19,14 +19,14 @@ from arxiv_embed.record import RECORD, ProgressReader, progress_path
 from arxiv_embed.report.writing import write_report
 from arxiv_embed.settings import Settings
 from arxiv_embed.soundness import require_sound
-from arxiv_embed_tests.monitor import records
+from arxiv_embed_tests import records
 
 KINDS = {kind.name: kind for kind in Event.__subclasses__()}
 
 
 def lines(settings: Settings) -> list[dict[str, Any]]:
     path = progress_path(settings, "r")
-    records.write(path, records.eventful())
+    records.write(path, records.under_way())
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

@@ -19,8 +19,8 @@ import pytest
 from arxiv_embed.events import DeviceIncident
 from arxiv_embed.record import progress_path
 from arxiv_embed.settings import settings_from_environment
+from arxiv_embed_tests import records
 from arxiv_embed_tests.cli.commands import SCRIPT, TIMEOUT, arxiv_embed, environment
-from arxiv_embed_tests.monitor import records
 from arxiv_embed_tests.monitor.endpoint import serving
 
 HEAVY = ("torch", "dagster", "lancedb", "transformers", "textual", "pandas", "matplotlib")
@@ -31,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With one run, whose process is gone."""
     home = tmp_path_factory.mktemp("monitored") / "home"
     settings = settings_from_environment({"ARXIV_EMBED_HOME": str(home)})
-    records.write(progress_path(settings, "5f2c9a1e"), records.eventful())
+    records.write(progress_path(settings, "5f2c9a1e"), records.under_way())
     return home
 
 

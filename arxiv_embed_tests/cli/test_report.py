@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from arxiv_embed.cli.app import app
 from arxiv_embed.errors import ArxivEmbedError
 from arxiv_embed.settings import Settings
-from arxiv_embed_tests.report.records import plain_run, write_record
+from arxiv_embed_tests.records import plain_run, write
 
 FIRST, SECOND = "4f2a91c0-1111", "4f2b0000-2222"
 
@@ -21,8 +21,8 @@ FIRST, SECOND = "4f2a91c0-1111", "4f2b0000-2222"
 def runs(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two runs, the second of them killed; the first was begun last, by the clock of its record."""
     monkeypatch.setenv("ARXIV_EMBED_HOME", str(settings.home))
-    write_record(settings.runs / FIRST / "progress.jsonl", [(time + 500, event) for time, event in plain_run()])
-    write_record(settings.runs / SECOND / "progress.jsonl", plain_run()[:-1])
+    write(settings.runs / FIRST / "progress.jsonl", [(time + 500, event) for time, event in plain_run()])
+    write(settings.runs / SECOND / "progress.jsonl", plain_run()[:-1])
     return settings.runs
 
 

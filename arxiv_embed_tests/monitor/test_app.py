@@ -17,7 +17,7 @@ from arxiv_embed.monitor.glyphs import ASCII, UNICODE, Glyphs
 from arxiv_embed.monitor.sources import EndpointSource, HomeSource, Source
 from arxiv_embed.record import ProgressReader, ProgressWriter, progress_path
 from arxiv_embed.settings import Settings
-from arxiv_embed_tests.monitor import records
+from arxiv_embed_tests import records
 from arxiv_embed_tests.monitor.endpoint import serving
 from arxiv_embed_tests.monitor.screen import lines_of
 
@@ -49,9 +49,9 @@ async def until(app: Monitor, pilot: Pilot[None], said: str) -> list[str]:
 
 def going_on(settings: Settings, devices: int = 4) -> HomeSource:
     """A source whose record ends two seconds ago; the test holds the record as a run does."""
-    events = records.eventful(devices)
+    events = records.under_way(devices)
     records.write(progress_path(settings, "5f2c9a1e"), events)
-    return HomeSource(settings, None, clock=lambda: events[-1][0] + 2)
+    return HomeSource(settings, None, clock=lambda: records.BEGUN + events[-1][0] + 2)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -61,7 +61,7 @@ def test_the_keys_switch_between_four_views_that_hold_the_figures(settings: Sett
     async def steps(app: Monitor, pilot: Pilot[None]) -> None:
         overview = "\n".join(await until(app, pilot, "out of memory"))
         for told in (
-            "all-MiniLM-L6-v2 · bfloat16",
+            "bge-small-en-v1.5 · bfloat16",
             "running",
             "18 min 54 s left",
             "61 %",
@@ -106,11 +106,11 @@ def test_a_record_that_grows_is_followed_and_pausing_holds_the_picture(settings:
 
         async def steps(app: Monitor, pilot: Pilot[None]) -> None:
             await until(app, pilot, "0 of 100")
-            writer.write(records.batch("a", "cpu:0", 40))
+            writer.write(records.batch("cpu:0", 40, shard="a"))
             await until(app, pilot, "40 of 100")
             await pilot.press("p")
             await until(app, pilot, "paused: p goes on")
-            writer.write(records.batch("a", "cpu:0", 30))
+            writer.write(records.batch("cpu:0", 30, shard="a"))
             await pilot.pause(0.1)
             await until(app, pilot, "40 of 100")
             await pilot.press("p")
@@ -173,9 +173,9 @@ def test_other_sizes_of_terminals_are_no_trouble(settings: Settings, size: tuple
 
 
 def test_an_endpoint_that_is_away_is_a_sentence_and_is_tried_again(settings: Settings) -> None:
-    events = records.eventful()
+    events = records.under_way()
     progress = ProgressReader(records.write(progress_path(settings, "r"), events)).poll()
-    text = openmetrics_of(metrics_of(progress, events[-1][0]))
+    text = openmetrics_of(metrics_of(progress, records.BEGUN + events[-1][0]))
     with serving(text) as server:
         port = server.server_port
     source = EndpointSource(f"127.0.0.1:{port}")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arxiv_embed.monitor.series import MOST_BUCKETS, Series
-from arxiv_embed_tests.monitor import records
+from arxiv_embed_tests import records
 
 
 def taken(*events: records.Timed) -> Series:
@@ -35,8 +35,8 @@ def test_a_batch_that_is_still_computed_is_no_slump_but_a_device_that_does_nothi
 
 
 def test_a_run_that_is_tried_again_begins_anew_with_its_devices() -> None:
-    first = [(50.0, records.started(["a"], 9, ["cpu:0"])), (60.0, records.batch("a", "cpu:0", 9))]
-    again = [(900.0, records.started(["a"], 9, ["cpu:0"])), (910.0, records.batch("a", "cpu:0", 8, seconds=2.0))]
+    first = [(50.0, records.started(["a"], 9, ["cpu:0"])), (60.0, records.batch("cpu:0", 9, shard="a"))]
+    again = [(900.0, records.started(["a"], 9, ["cpu:0"])), (910.0, records.batch("cpu:0", 8, seconds=2.0, shard="a"))]
     series = taken(*first, *again)
     assert series.span(910.0) == 10
     assert sum(series.papers_per_second(910.0, 10)) == pytest.approx(8)

@@ -16,7 +16,7 @@ from arxiv_embed.events import (
     TextsWaiting,
 )
 from arxiv_embed.monitor.shards import Shards, Stage
-from arxiv_embed_tests.monitor import records
+from arxiv_embed_tests import records
 
 
 def taken(shards: Shards, *events: Event) -> Shards:
@@ -28,7 +28,7 @@ def taken(shards: Shards, *events: Event) -> Shards:
 def test_a_shard_goes_from_reading_to_done_with_its_papers_and_segments() -> None:
     shards = taken(Shards(), records.started(["a", "b"], 90, ["cpu:0"]), ShardStarted("a", 60))
     assert (shards.found["a"].stage, shards.found["b"].stage) == (Stage.READING, Stage.WAITING)
-    taken(shards, PapersRead("a", 50, 0, 0, 0, 0.1), TextsWaiting("a", 50, 900), records.batch("a", "cpu:0", 20))
+    taken(shards, PapersRead("a", 50, 0, 0, 0, 0.1), TextsWaiting("a", 50, 900), records.batch("cpu:0", 20, shard="a"))
     taken(shards, SegmentSaved("a", 20))
     a = shards.found["a"]
     assert (a.stage, a.done, a.papers, a.segments) == (Stage.EMBEDDING, 20, 50, 1)

@@ -14,7 +14,7 @@ from arxiv_embed.monitor.sources import EndpointSource, HomeSource, Sight, url_o
 from arxiv_embed.record import ProgressWriter, progress_path
 from arxiv_embed.runs import NoRun, note_as_last
 from arxiv_embed.settings import Settings
-from arxiv_embed_tests.monitor import records
+from arxiv_embed_tests import records
 from arxiv_embed_tests.monitor.endpoint import serving
 
 
@@ -25,7 +25,7 @@ def seen(source: HomeSource | EndpointSource) -> Sight:
 
 
 def figures(settings: Settings) -> RunMetrics:
-    records.write(progress_path(settings, "r"), records.eventful())
+    records.write(progress_path(settings, "r"), records.under_way())
     return seen(HomeSource(settings, "r")).metrics
 
 
@@ -34,7 +34,7 @@ def test_a_record_is_followed_as_it_grows(settings: Settings) -> None:
         writer.write(records.started(["a"], 40, ["cpu:0"]))
         source = HomeSource(settings, None)
         assert seen(source).metrics.papers_done == 0
-        writer.write(records.batch("a", "cpu:0", 30))
+        writer.write(records.batch("cpu:0", 30, shard="a"))
         sight = seen(source)
     assert (sight.metrics.state, sight.metrics.papers_done) == ("running", 30)
     assert sight.shards is not None
@@ -43,8 +43,8 @@ def test_a_record_is_followed_as_it_grows(settings: Settings) -> None:
 
 
 def test_a_run_whose_process_is_gone_is_killed_and_keeps_its_figures(settings: Settings) -> None:
-    records.write(progress_path(settings, "r"), records.eventful())
-    now = [records.BEGAN + 9e6]
+    records.write(progress_path(settings, "r"), records.under_way())
+    now = [records.BEGUN + 9e6]
     metrics = seen(HomeSource(settings, None, clock=lambda: now[0])).metrics
     assert metrics.state == "killed"
     assert metrics.papers_per_second > 0
@@ -124,7 +124,7 @@ def test_an_address_is_a_host_and_port_or_a_url_and_never_holds_a_password() -> 
 
 
 def test_a_record_that_is_removed_meanwhile_is_no_end(settings: Settings) -> None:
-    path = records.write(progress_path(settings, "r"), records.eventful())
+    path = records.write(progress_path(settings, "r"), records.under_way())
     source = HomeSource(settings, None)
     seen(source)
     path.unlink()

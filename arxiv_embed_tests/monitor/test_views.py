@@ -16,7 +16,7 @@ from arxiv_embed.monitor.snapshot import snapshot
 from arxiv_embed.monitor.sources import HomeSource, Sight
 from arxiv_embed.record import progress_path
 from arxiv_embed.settings import Settings
-from arxiv_embed_tests.monitor import records
+from arxiv_embed_tests import records
 
 GB = records.GB
 
@@ -28,7 +28,7 @@ def sight_of(settings: Settings, events: list[records.Timed]) -> Sight:
 
 @pytest.fixture
 def sight(settings: Settings) -> Sight:
-    return sight_of(settings, records.eventful())
+    return sight_of(settings, records.under_way())
 
 
 def all_views(sight: Sight, width: int, glyphs: Glyphs) -> list[str]:
@@ -75,8 +75,8 @@ def test_a_run_with_nothing_yet_has_views_too(settings: Settings) -> None:
 
 def test_a_password_is_in_no_view(settings: Settings) -> None:
     url = "postgresql://arxiv:hunter2@db/papers"
-    events = [*records.eventful(1), (records.BEGAN + 1300, DeviceIncident("a", "cuda:0", "lost", f"{url} is away"))]
-    events += [(records.BEGAN + 1301, ShardFailed(url, f"{url} is away"))]
+    events = [*records.under_way(1), (1300.0, DeviceIncident("a", "cuda:0", "lost", f"{url} is away"))]
+    events += [(1301.0, ShardFailed(url, f"{url} is away"))]
     sight = sight_of(settings, events)
     shown = "\n".join([*all_views(sight, 200, UNICODE), *(line.plain for line in snapshot(sight, 200, UNICODE))])
     assert "hunter2" not in shown
@@ -87,7 +87,7 @@ def test_names_and_messages_cannot_steer_the_terminal(settings: Settings) -> Non
     evil = "cut\x1b]0;owned\x07 \udcff\nand\u202e on " + "論" * 60
     events: list[records.Timed] = [
         (1.0, replace(records.started([evil], 9, [evil]), model=evil, metadata_dir=evil)),
-        (2.0, records.batch(evil, evil, 9)),
+        (2.0, records.batch(evil, 9, shard=evil)),
         (3.0, ErrorMet(evil, "transient", evil, "tried again")),
         (3.0, DeviceIncident(evil, evil, "lost", evil)),
     ]
@@ -109,8 +109,8 @@ def test_a_device_that_is_not_well_says_why_and_what_is_done(sight: Sight) -> No
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_verdict_has_its_word_and_its_mark(settings: Settings, verdict: Verdict) -> None:
     told: dict[str, Any] = {"reasons": ["it is so"], "action": Action.RETIRE}
-    events = records.eventful(1)[:-1]
-    report = records.HealthReported(1, 0.0, 0, None, None, [records.health("cuda:0", verdict, **told)])
+    events = records.under_way(1)[:-1]
+    report = records.healthy(1, records.gpu("cuda:0", verdict, **told))
     row = device_view.rows(sight_of(settings, [*events, (events[-1][0], report)]), 80, UNICODE)[1].plain
     assert f"{UNICODE.verdicts[verdict]} {verdict.value} " in row
 
@@ -129,10 +129,10 @@ def test_a_card_tells_memory_batches_work_and_the_state_of_the_device(sight: Sig
 
 def test_without_a_gpu_the_memory_of_the_process_is_shown(settings: Settings) -> None:
     unknown = dict.fromkeys(("memory_used", "memory_total", "memory_allocated", "temperature", "power", "utilization"))
-    report = records.health("cpu:0", **{**unknown, "process_memory": 700_000_000, "cpu": 0.98, "clock": None})
+    report = records.gpu("cpu:0", **{**unknown, "process_memory": 700_000_000, "cpu": 0.98, "clock": None})
     events: list[records.Timed] = [
         (1.0, records.started(["a"], 9, ["cpu:0"])),
-        (2.0, records.HealthReported(1, 0.0, 0, 0.5, GB, [report])),
+        (2.0, records.healthy(1, report)),
     ]
     sight = sight_of(settings, events)
     card = "\n".join(line.plain for line in device_view.card(sight, sight.metrics.devices[0], 90, 1, UNICODE))
@@ -142,10 +142,10 @@ def test_without_a_gpu_the_memory_of_the_process_is_shown(settings: Settings) ->
 
 
 def test_before_a_report_the_memory_is_that_of_the_last_batch(settings: Settings) -> None:
-    events = [(1.0, records.started(["a"], 9, ["cpu:0"])), (2.0, records.batch("a", "cpu:0", 9))]
+    events = [(1.0, records.started(["a"], 9, ["cpu:0"])), (2.0, records.batch("cpu:0", 9, shard="a"))]
     sight = sight_of(settings, [*events])
     card = [line.plain for line in device_view.card(sight, sight.metrics.devices[0], 90, 1, UNICODE)]
-    assert card[0] == "memory   8.0 GB"
+    assert card[0] == "memory   3.0 GB"
     assert "no report" in device_view.rows(sight, 80, UNICODE)[1].plain
 
 

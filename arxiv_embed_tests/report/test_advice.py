@@ -23,7 +23,7 @@ from arxiv_embed.events import (
 from arxiv_embed.gpu.health import DeviceHealth, Verdict
 from arxiv_embed.report.advice import Advice, advice_of
 from arxiv_embed.report.timeline import read_timeline
-from arxiv_embed_tests.report.records import GB, Timed, batch, embedded, healthy, plain_run, started, write_record
+from arxiv_embed_tests.records import GB, Timed, batch, embedded, healthy, plain_run, started, write
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def record(tmp_path: Path) -> Path:
 
 
 def said(record: Path, events: Sequence[Timed], reasons: Counter[str] | None = None) -> list[Advice]:
-    timeline = read_timeline(write_record(record, sorted(events, key=lambda timed: timed[0])))
+    timeline = read_timeline(write(record, sorted(events, key=lambda timed: timed[0])))
     timeline.reject_reasons = reasons or Counter()
     return advice_of(timeline)
 
@@ -108,8 +108,8 @@ def test_a_run_that_stopped_says_why_first(record: Path) -> None:
 
 @pytest.mark.parametrize(("waiting", "remedy"), [(0, "No papers waited for it"), (70, "Papers waited for it")])
 def test_a_device_that_stood_still_is_named_with_the_likely_cause(record: Path, waiting: int, remedy: str) -> None:
-    busy = [(float(second), batch("cuda:0", 0.61, waiting=waiting)) for second in range(4, 100)]
-    events = [(0.0, started("a.jsonl", devices=["cuda:0"])), plain_run()[3], *busy, (99.5, embedded("a.jsonl", 960))]
+    busy = [(float(second), batch(seconds=0.61, waiting=waiting)) for second in range(4, 100)]
+    events = [(0.0, started(devices=["cuda:0"])), plain_run()[3], *busy, (99.5, embedded("a.jsonl", 960))]
     [one] = said(record, [*events, (100.0, RunFinished("done", "", 100.0))])
     assert one.what == "cuda:0 computed 61% of the time that there were batches."
     assert one.remedy.startswith(remedy)

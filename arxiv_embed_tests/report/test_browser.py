@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page
 from arxiv_embed.report.page import report_page
 from arxiv_embed.report.timeline import read_timeline
 from arxiv_embed_tests.browser import chromium
-from arxiv_embed_tests.report.records import eventful_run, write_record
+from arxiv_embed_tests.records import eventful_run, write
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs") / "a-run"
-    timeline = read_timeline(write_record(folder / "progress.jsonl", eventful_run()))
+    timeline = read_timeline(write(folder / "progress.jsonl", eventful_run()))
     timeline.reject_reasons = Counter({"no abstract": 160, "the line is cut off or is no JSON": 80, "no arXiv id": 8})
     (folder / "report.html").write_text(report_page(timeline))
     return (folder / "report.html").as_uri()

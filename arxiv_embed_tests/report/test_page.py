@@ -13,7 +13,7 @@ from arxiv_embed.events import DeviceIncident, PaperFailed, ShardFailed
 from arxiv_embed.gpu.health import DeviceHealth
 from arxiv_embed.report.page import report_page
 from arxiv_embed.report.timeline import read_timeline
-from arxiv_embed_tests.report.records import Timed, eventful_run, healthy, plain_run, started, write_record
+from arxiv_embed_tests.records import Timed, eventful_run, healthy, plain_run, started, write
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> $x^2$ `code` &amp;"
 
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 
 def page_of(record: Path, events: list[Timed], reasons: Counter[str] | None = None) -> str:
-    timeline = read_timeline(write_record(record, events))
+    timeline = read_timeline(write(record, events))
     timeline.reject_reasons = reasons or Counter()
     return report_page(timeline)
 
@@ -99,7 +99,7 @@ def test_where_nothing_is_to_be_changed_it_says_so(tmp_path: Path) -> None:
 
 def test_what_the_metadata_says_is_shown_and_never_obeyed(tmp_path: Path) -> None:
     events = [
-        (0.0, started(f"{HOSTILE}.jsonl", devices=[HOSTILE, "cuda:1"])),
+        (0.0, started([f"{HOSTILE}.jsonl"], devices=[HOSTILE, "cuda:1"])),
         *plain_run(devices=[HOSTILE, "cuda:1"])[1:-2],
         (60.0, healthy(1, DeviceHealth(HOSTILE, reasons=[HOSTILE], temperature=50.0))),
         (61.0, healthy(2, DeviceHealth(HOSTILE, reasons=[HOSTILE], temperature=50.0))),

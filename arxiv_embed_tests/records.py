@@ -1,4 +1,4 @@
-"""Records of runs that a test makes up: events at the times that it says."""
+"""Records of runs that a test makes up: events at the times that it says, and whole runs that went this way or that."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,12 @@ from arxiv_embed.events import (
     PoolReady,
     RunFinished,
     RunStarted,
+    SegmentSaved,
     ShardEmbedded,
     ShardFailed,
     ShardStarted,
     ShardStored,
+    TextsWaiting,
 )
 from arxiv_embed.gpu.health import Action, DeviceHealth, Verdict
 from arxiv_embed.gpu.inventory import DeviceFacts
@@ -37,36 +40,93 @@ Timed = tuple[float, Event]
 """An event, and how many seconds after `BEGUN` it happened."""
 
 
-def write_record(path: Path, events: Iterable[Timed]) -> Path:
-    lines = [{"time": BEGUN + time, "event": event.name, **asdict(event)} for time, event in events]
+def write(path: Path, events: Iterable[Timed]) -> Path:
+    """Appends to a run's record."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with path.open("a") as file:
+        for time, event in events:
+            line = {"time": round(BEGUN + time, 3), "event": event.name, **asdict(event)}
+            file.write(json.dumps(line) + "\n")
     return path
 
 
-def started(*shards: str, devices: Iterable[str] = ("cuda:0", "cuda:1"), papers: int = 100) -> RunStarted:
-    return RunStarted("a-run", "/data/arxiv", shards, papers, 0, "bge-small-en-v1.5", "c6a2", [*devices], "/data/store")
+def started(
+    shards: Iterable[str] = ("a.jsonl",),
+    papers: int = 100,
+    devices: Iterable[str] = ("cuda:0", "cuda:1"),
+    run_id: str = "5f2c9a1e",
+) -> RunStarted:
+    model, store = "bge-small-en-v1.5", "/data/home/stores/papers"
+    return RunStarted(run_id, "/data/arxiv", [*shards], papers, 0, model, "c6a2", [*devices], store)
 
 
-def batch(device: str = "cuda:0", seconds: float = 1.0, *, padded: int = 1_000, waiting: int = 50) -> BatchDone:
-    return BatchDone("a.jsonl", device, 10, 1_000, padded, seconds, 3 * GB, 3 * GB, 1, 200, waiting)
+def batch(
+    device: str = "cuda:0",
+    papers: int = 10,
+    seconds: float = 1.0,
+    *,
+    shard: str = "a.jsonl",
+    padded: int | None = None,
+    waiting: int = 50,
+) -> BatchDone:
+    """Of papers of a hundred tokens each, without padding where nothing is said of it."""
+    tokens = 100 * papers
+    padded = tokens if padded is None else padded
+    return BatchDone(shard, device, papers, tokens, padded, seconds, 3 * GB, 3 * GB, 1, 200, waiting)
 
 
-def embedded(shard: str, papers: int = 100, *, seconds: float = 60.0, failed: int = 0) -> ShardEmbedded:
+def embedded(
+    shard: str, papers: int = 100, *, resumed: int = 0, seconds: float = 60.0, failed: int = 0
+) -> ShardEmbedded:
     return ShardEmbedded(
-        shard, papers, 0, 3 * papers, 200 * papers, 200 * papers, 210 * papers, 0, 0, 0, seconds, failed
+        shard,
+        papers,
+        resumed,
+        3 * papers,
+        200 * papers,
+        200 * papers,
+        210 * papers,
+        0,
+        0,
+        0,
+        seconds,
+        failed,
+        from_checkpoints=resumed,
     )
 
 
-def healthy(number: int, *devices: DeviceHealth, late: float = 0.0) -> HealthReported:
-    return HealthReported(number, late, 0, 0.4, GB, [asdict(device) for device in devices])
+def gpu(device: str, verdict: Verdict = Verdict.OK, **told: Any) -> DeviceHealth:
+    """One that is told everything of, and well where nothing else is said."""
+    known: dict[str, Any] = {
+        "memory_used": 92 * GB,
+        "memory_total": 150 * GB,
+        "memory_allocated": 84 * GB,
+        "memory_target": 112 * GB,
+        "memory_critical": 138 * GB,
+        "utilization": 0.97,
+        "temperature": 64.0,
+        "power": 512.0,
+        "power_limit": 700.0,
+        "clock": 1980,
+        "clock_limit": 1980,
+        "queue": 2,
+        "computing": 0.3,
+        "expected": 0.5,
+    }
+    return DeviceHealth(device, verdict, **{**known, **told})
+
+
+def healthy(
+    number: int, *devices: DeviceHealth, late: float = 0.0, waiting: int = 0, cpu: float = 0.4, memory: int = GB
+) -> HealthReported:
+    return HealthReported(number, late, waiting, cpu, memory, [asdict(device) for device in devices])
 
 
 def plain_run(seconds: float = 100.0, *, devices: Iterable[str] = ("cuda:0", "cuda:1")) -> list[Timed]:
     """A run without anything to change: each device computes a batch a second, from the fourth second to the end."""
     devices = list(devices)
     events: list[Timed] = [
-        (0.0, started("a.jsonl", devices=devices)),
+        (0.0, started(devices=devices)),
         (1.0, ShardStarted("a.jsonl", 100)),
         (2.0, PapersRead("a.jsonl", 100, 0, 0, 0, 0.5)),
         (3.0, PoolReady("bfloat16", 1.0)),
@@ -85,7 +145,7 @@ def eventful_run(minutes: int = 90) -> list[Timed]:
     end = 60.0 * minutes
     facts = [asdict(DeviceFacts(name, "cuda", "NVIDIA A100-SXM4-80GB", total_memory=80 * GB)) for name in devices]
     events: list[Timed] = [
-        (0.0, started(*shards, devices=devices, papers=27_000 * minutes)),
+        (0.0, started(shards, 27_000 * minutes, devices)),
         (1.0, DevicesFound(facts)),
         (41.0, PoolReady("bfloat16", 40.0)),
     ]
@@ -167,3 +227,75 @@ def eventful_run(minutes: int = 90) -> list[Timed]:
         events.append((0.5 * end, PaperFailed(shards[4], paper, "it ends the worker that embeds it")))
     events.sort(key=lambda timed: timed[0])
     return [*events, (end + 30, RunFinished("failed", "", end + 30))]
+
+
+def under_way(devices: int = 4, minutes: int = 20) -> list[Timed]:
+    """A run under way on GPUs, one of them hot and one short of memory, with failures and a shard that failed."""
+    names = [f"cuda:{number}" for number in range(devices)]
+    shards = [f"month:{year:02d}{month:02d}" for year in range(19, 26) for month in range(1, 13)]
+    reached = 5 * len(shards) // 8
+    each = 60 * minutes / reached
+    facts = [asdict(DeviceFacts(name, "cuda", "NVIDIA H200", power_limit=700.0)) for name in names]
+    events: list[Timed] = [
+        (0.0, started(shards, 2_000 * len(shards), names)),
+        (2.0, DevicesFound(facts)),
+        (12.0, PoolReady("bfloat16", 9.0)),
+    ]
+    for number, shard in enumerate(shards[:reached]):
+        at = 12 + number * each
+        is_last = number == reached - 1
+        events += [(at, ShardStarted(shard, 2_000)), (at, PapersRead(shard, 2_000, number % 3, 1, 2, 0.4))]
+        events += [(at, TextsWaiting(shard, 1_700, 360_000))]
+        for place, device in enumerate(names):
+            count = 1_700 // devices
+            for part in range(4):
+                slower = 0.55 if place == 1 and number > reached // 2 else 1.0
+                pace = slower * (0.85 + 0.15 * math.sin(number / 3 + place))
+                papers = int(count / 4 * pace)
+                end = at + each * (part + 1) / 4
+                if is_last and part > 1:
+                    continue
+                seconds, tokens = each / 4 * 0.96, 210 * papers
+                done = BatchDone(
+                    shard, device, papers, tokens, 215 * papers, seconds, 9 * GB, 8 * GB, 1, 512, waiting=900
+                )
+                events.append((end, done))
+        events.append((at + each / 2, SegmentSaved(shard, 850)))
+        if number == 7:
+            events.append((at + each, ShardFailed(shard, "The store does not answer: connection refused.")))
+        elif not is_last:
+            events.append((at + each, embedded(shard, 2_000, resumed=300)))
+            events.append((at + each, ShardStored(shard, 6_000, 6_000, 0, 0.2)))
+    end = events[-1][0]
+    for number in range(7):
+        paper = f"2301.{number:05d}"
+        events.append((end - 90 + number, PaperFailed(shards[9], paper, f"{paper}: the text is empty after folding")))
+    events += [
+        (end - 60, DeviceIncident(shards[9], names[-1], "out of memory", "412 papers of 90,112 tokens")),
+        (end - 30, DeviceIncident(shards[9], names[-1], "out of memory", "398 papers of 88,064 tokens")),
+        (end - 40, ErrorMet(shards[7], "transient", "The store does not answer: connection refused", "tried again")),
+    ]
+    reports = [gpu(name) for name in names]
+    reports[1:2] = [
+        gpu(
+            name,
+            Verdict.HOT,
+            reasons=["91 °C, above 87 °C"],
+            action=Action.PAUSE,
+            temperature=91.0,
+            clock=1_410,
+            throttled_by=["thermal slowdown"],
+        )
+        for name in names[1:2]
+    ]
+    if devices > 2:
+        reports[-1] = gpu(
+            names[-1],
+            Verdict.MEMORY_CRITICAL,
+            reasons=["140 of 150 GB in use, above 138 GB"],
+            action=Action.SHRINK,
+            memory_used=140 * GB,
+            memory_allocated=96 * GB,
+        )
+    events.append((end, healthy(40, *reports, late=0.1, waiting=912, cpu=1.4, memory=3 * GB)))
+    return events
