@@ -1,6 +1,8 @@
-"""Wording: numbers, durations and sizes as people read them."""
+"""Wording: numbers, durations, sizes, names and messages as people read them."""
 
 from __future__ import annotations
+
+from arxiv_embed.errors import masked
 
 
 def count(number: float) -> str:
@@ -32,3 +34,8 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def printable(text: str) -> str:
+    """The text in one line, without secrets and what would steer a terminal: names and messages come from anywhere."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(masked(text).split()))

@@ -19,9 +19,10 @@ from textual.widgets import ContentSwitcher, Static
 from arxiv_embed.errors import ArxivEmbedError, sentence
 from arxiv_embed.gpu.health import Verdict
 from arxiv_embed.monitor import device_view, error_view, run_view, shard_view
-from arxiv_embed.monitor.drawing import FAINT, STRONG, WARN, joined, printable, verdict_of
+from arxiv_embed.monitor.drawing import FAINT, STRONG, WARN, joined, verdict_of
 from arxiv_embed.monitor.glyphs import ASCII, UNICODE, Glyphs
 from arxiv_embed.monitor.sources import Sight, Source
+from arxiv_embed.wording import printable
 
 LOOK_SECONDS = 1.0
 WIDE, TALL = 120, 36

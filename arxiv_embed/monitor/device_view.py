@@ -24,13 +24,12 @@ from arxiv_embed.monitor.drawing import (
     memory_bar,
     padded,
     percent,
-    printable,
     style_of,
     verdict_of,
 )
 from arxiv_embed.monitor.glyphs import Glyphs
 from arxiv_embed.monitor.sources import Sight
-from arxiv_embed.wording import count, plural, size
+from arxiv_embed.wording import count, plural, printable, size
 
 LABEL, VERDICT, BAR, MOST_BAR, BESIDE_BAR, LEAST_TREND = 9, 17, 8, 32, 7, 16
 """Columns."""

@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.text import Text
 
-from arxiv_embed.errors import masked
 from arxiv_embed.gpu.health import Verdict
 from arxiv_embed.monitor.glyphs import Glyphs
-from arxiv_embed.wording import size
+from arxiv_embed.wording import printable, size
 
 CALM, GOOD, WARN, BAD = "#88c0d0", "#a3be8c", "#ebcb8b", "#e06c75"
 FAINT, STRONG, SECOND = "#7b879b", "bold #eceff4", "#b48ead"
@@ -39,11 +38,6 @@ STATE_STYLES: Mapping[str, str] = {
     "failed": BAD,
     "killed": BAD,
 }
-
-
-def printable(text: str) -> str:
-    """The text in one line, without secrets and what would steer a terminal: names and messages come from anywhere."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(masked(text).split()))
 
 
 def cut(text: Text, width: int, glyphs: Glyphs) -> Text:

@@ -8,10 +8,10 @@ from datetime import datetime
 from rich.cells import chop_cells
 from rich.text import Text
 
-from arxiv_embed.monitor.drawing import FAINT, GOOD, STRONG, WARN, cut, printable
+from arxiv_embed.monitor.drawing import FAINT, GOOD, STRONG, WARN, cut
 from arxiv_embed.monitor.glyphs import Glyphs
 from arxiv_embed.monitor.sources import Sight
-from arxiv_embed.wording import count
+from arxiv_embed.wording import count, printable
 
 
 def errors(sight: Sight, width: int, glyphs: Glyphs, most: int | None = None) -> list[Text]:

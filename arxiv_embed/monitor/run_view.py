@@ -21,13 +21,12 @@ from arxiv_embed.monitor.drawing import (
     joined,
     label,
     percent,
-    printable,
     progress_bar,
     spread,
 )
 from arxiv_embed.monitor.glyphs import Glyphs
 from arxiv_embed.monitor.sources import Sight
-from arxiv_embed.wording import count, duration, size
+from arxiv_embed.wording import count, duration, printable, size
 
 LABEL, AMOUNT, NAME = 9, 30, 22
 """Columns of the bars' labels, of the numbers beside them, and of the figures' names."""

@@ -16,13 +16,12 @@ from arxiv_embed.monitor.drawing import (
     fact,
     folded,
     padded,
-    printable,
     progress_bar,
 )
 from arxiv_embed.monitor.glyphs import Glyphs
 from arxiv_embed.monitor.shards import ENDED_BADLY, UNDER_WAY, Shard, Shards, Stage
 from arxiv_embed.monitor.sources import Sight
-from arxiv_embed.wording import count, plural
+from arxiv_embed.wording import count, plural, printable
 
 STYLES = {
     Stage.WAITING: TRACK,

@@ -24,6 +24,7 @@ from arxiv_embed.report.series import (
     stretches,
 )
 from arxiv_embed.report.timeline import Timeline
+from arxiv_embed.wording import printable
 
 BINS = 160
 MOST_DOTS = 240
@@ -87,7 +88,7 @@ def _throughput(timeline: Timeline) -> Picture:
     with sheet([2.2], "throughput over time") as ([axes], made):
         for number, device in enumerate(devices):
             above = below + rates(timeline.of(device), clock.edges)
-            label = device if number < MOST_IN_LEGEND else None
+            label = printable(device) if number < MOST_IN_LEGEND else None
             x = clock.at(clock.edges)
             axes.stairs(above, x, baseline=below, fill=True, color=colour_of(number), label=label, linewidth=0)
             below = above
@@ -146,7 +147,7 @@ def _memory_of(device: str, timeline: Timeline, axes: Axes, clock: _Clock) -> No
             axes.annotate(
                 name, place, (0, 2), ("axes fraction", "data"), "offset points", ha="right", color=colour, fontsize=8
             )
-    axes.set_title(f"{device}, GB")
+    axes.set_title(f"{printable(device)}, GB")
 
 
 def _lengths(timeline: Timeline) -> Picture:
@@ -155,7 +156,7 @@ def _lengths(timeline: Timeline) -> Picture:
         for number, device in enumerate(timeline.devices):
             batches = some(timeline.of(device), MOST_DOTS)
             x = clock.at([batch.time for batch in batches])
-            label = device if number < MOST_IN_LEGEND else None
+            label = printable(device) if number < MOST_IN_LEGEND else None
             style = {"linestyle": "none", "color": colour_of(number), "markersize": 3.2, "markeredgewidth": 0}
             lengths.plot(x, [batch.longest for batch in batches], marker="o", label=label, **style)  # type: ignore[arg-type]
         times = np.array([batch.time for batch in timeline.batches])
@@ -197,7 +198,7 @@ def _health(timeline: Timeline) -> Picture:
                 times, values = np.array(points, float).reshape(-1, 2).T
                 at, most = highest(times, values, clock.edges)
                 number = timeline.devices.index(device)
-                label = device if number < MOST_IN_LEGEND else None
+                label = printable(device) if number < MOST_IN_LEGEND else None
                 axes.plot(clock.at(at), most, color=colour_of(number), label=label)
             axes.set_title(HEALTH[name])
             axes.yaxis.set_major_locator(MaxNLocator(3))
@@ -225,7 +226,7 @@ def _verdicts(timeline: Timeline, devices: Sequence[str], axes: Axes, clock: _Cl
             left, right = clock.at([begun, ended])
             axes.barh(row, right - left, left=left, height=0.72, color=VERDICTS[verdict], linewidth=0)
             met.add(verdict)
-    axes.set_yticks(range(len(devices)), devices)
+    axes.set_yticks(range(len(devices)), [printable(device) for device in devices])
     axes.set_ylim(len(devices) - 0.4, -0.6)
     axes.grid(visible=False)
     axes.set_title("verdict")
@@ -242,7 +243,7 @@ def _balance(timeline: Timeline) -> Picture:
             )
         mean = sum(device.computing for device in devices) / len(devices)
         axes.axvline(mean, color=INK, linewidth=0.9, linestyle=DASHED)
-        axes.set_yticks(range(len(devices)), [device.device for device in devices])
+        axes.set_yticks(range(len(devices)), [printable(device.device) for device in devices])
         axes.set_ylim(len(devices) - 0.4, -0.6)
         axes.set_xlim(0, max(1.0, *(device.computing for device in devices)) * 1.08)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

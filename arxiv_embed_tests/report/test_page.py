@@ -127,6 +127,14 @@ def test_names_in_any_script_stay_text_in_pictures(tmp_path: Path) -> None:
     assert page.count("設備:0</text>") > 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_name_that_cannot_be_drawn_and_one_with_a_password_are_drawn_without(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "record", plain_run(devices=["caf\udce9\x1b:0", "postgresql://user:hunter2@db"]))
+    assert page.count("caf??:0</text>") > 1
+    assert page.count("postgresql://user:***@db</text>") > 1
+    assert "hunter2" not in page
+
+
 def test_passwords_are_in_no_page(tmp_path: Path) -> None:
     url = "postgresql://user:hunter2@db/papers"
     events = [*plain_run()[:-1], (100.5, ShardFailed("b.jsonl", f"no connection to {url}"))]
