@@ -17,7 +17,7 @@ _NAMES = r"""(?:password|passwd|pwd|secret(?:_?access)?(?:_?key)?|(?:api|account
 _NAME = re.compile(_NAMES, re.I | re.X)
 _SECRET = re.compile(
     rf"""(://[^\s:/@]*:)\S+@
-    | ((?i:\b(?:https?|s3|gs|az|ftp)://))[^\s/@]+@
+    | ((?i:\b(?:https?|s3|gs|az|ftp)://))[^\s/?\#]+@
     | ((?i:\b\w*{_NAMES}(?:['"]?\s*[=:]\s*(?=['"])|\s*=\s*|\s+(?='))))
       (?:\*{{3}}(?!\w)|'(?:\\.|[^'\\])*'?\w*|"(?:\\.|[^"\\])*"?\w*|\S+)
     | (hf_)[A-Za-z0-9]{{16,}}

@@ -294,9 +294,10 @@ def test_a_password_is_in_no_signature_and_no_example(template: str, secret: str
     assert "***" in pattern.example
 
 
-@pytest.mark.parametrize("scheme", ["https", "HTTP", "s3"])
-def test_a_token_that_stands_alone_before_a_host_is_masked(scheme: str) -> None:
-    assert masked(f"fetched {scheme}://ghp_x1y2z3@host/repo@v2: 404") == f"fetched {scheme}://***@host/repo@v2: 404"
+@pytest.mark.parametrize("token", ["ghp_x1y2z3", "x1@y2"])
+@pytest.mark.parametrize("scheme", ["https", "HTTP", "s3", "git+https"])
+def test_a_token_that_stands_alone_before_a_host_is_masked(scheme: str, token: str) -> None:
+    assert masked(f"fetched {scheme}://{token}@host/repo@v2: 404") == f"fetched {scheme}://***@host/repo@v2: 404"
 
 
 @pytest.mark.parametrize(
@@ -304,6 +305,7 @@ def test_a_token_that_stands_alone_before_a_host_is_masked(scheme: str) -> None:
     [
         "postgresql://arxiv@db/papers is away",
         "https://host/mail@home is away",
+        "https://host?mail=me@home is away",
         "http://host:8080/path is away",
         "its 512 tokens need more memory",
         'password authentication failed for "x"',
