@@ -48,6 +48,7 @@ def require_sound(line: Any) -> None:
 
 
 def _is_count(value: Any) -> bool:
+    """What is added up is whole; what a driver tells of a device need not be."""
     return type(value) is int and 0 <= value < MOST
 
 
@@ -99,8 +100,9 @@ def _fit(written: str, hint: Any) -> Fits:
         return lambda value: isinstance(value, bool)
     if isinstance(hint, type) and issubclass(hint, str):
         return _is_text
-    fits = _is_count if written.startswith("int") or hint is int else _is_number
-    return _or_none(fits) if written.endswith("| None") else fits
+    if written.endswith("| None"):
+        return _or_none(_is_number)
+    return _is_count if hint is int else _is_number
 
 
 def _is_process(value: Any) -> bool:
