@@ -41,6 +41,7 @@ EVENTS = [
     events.SegmentSaved("a.jsonl", 20),
     events.ShardEmbedded("a.jsonl", 30, 3, 90, 9_000, 9_000, 9_100, 0, 0, 0, 1.0),
     events.ShardStored("a.jsonl", 120, 120, 0, 0.2),
+    events.StoreFinished(300, 1_200),
     events.ShardFailed("a.jsonl", "it does not verify"),
     events.ErrorMet("a.jsonl", "transient", "away", "again in 4 s"),
     events.DamageFound("embeddings/a", "vectors.arrow", "its sha256 is another", "its backup is used", "/q/1"),
