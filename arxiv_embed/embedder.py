@@ -138,7 +138,7 @@ class Embedder:
             details={
                 "space": vars(space),
                 "dtypes": {name: papers for name, papers in sorted(dtypes.items()) if papers},
-                "devices": [device.name for device in self._plan.devices],
+                "devices": [device.name for device in self._equipment.devices],
                 "seconds": round(seconds, 3),
                 "memory": peaks,
             },

@@ -4,17 +4,21 @@ metrics."""
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
+from arxiv_embed.cluster.cluster import Cluster
 from arxiv_embed.estimates import LearnedTokens
 from arxiv_embed.events import DevicesFound, HealthReported, MetricsServed, PoolReady
+from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.health import HealthReport
 from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
 from arxiv_embed.gpu.pool import Pool
+from arxiv_embed.gpu.process import WorkerProcess
 from arxiv_embed.gpu.verdicts import Limits
 from arxiv_embed.gpu.watch import Watch
 from arxiv_embed.journal import Journal
@@ -37,6 +41,7 @@ class Equipment:
         self.tokens = LearnedTokens(settings.history, plan.files, plan.space.prompt)
         self._open = ExitStack()
         self._leases: DeviceLeases | None = None
+        self._cluster: Cluster | None = None
         self._pool: Pool | None = None
         self._store: VectorStore | None = None
         limits = Limits(shrinks=options.production)
@@ -65,23 +70,30 @@ class Equipment:
         return self._pool is None or self._pool.packed
 
     @property
+    def devices(self) -> Sequence[Device]:
+        """Those of the run: of a cluster the ones that are there now, once it was asked."""
+        return self._plan.devices if self._cluster is None else self._cluster.devices()
+
+    @property
     def has_pool(self) -> bool:
         return self._pool is not None
 
     def pool(self) -> Pool:
         """The pool, on devices that are this run's alone from its first start to the run's end."""
         if self._pool is None:
-            self._lease_devices()
+            self._take_devices()
             begun = time.monotonic()
             pool = Pool(
                 self._plan.files,
                 self._plan.space,
-                self._plan.devices,
+                self.devices,
                 dtype=self._options.dtype,
                 batch_size=self._options.batch_size,
                 production=self._options.production,
                 learned=self._settings.learned,
                 lengths=self.tokens.quick,
+                hire=self._cluster.hire if self._cluster else WorkerProcess,
+                members=self._cluster.devices if self._cluster else None,
                 watch=self._watch,
             )
             self._pool = pool.__enter__()
@@ -126,8 +138,17 @@ class Equipment:
         self._journal.record(MetricsServed(served.url))
         self._journal.tell(f"metrics are served at {served.url}", recorded=True)
 
-    def _lease_devices(self) -> None:
+    def _take_devices(self) -> None:
         """Takes the devices, which stay the run's also while the pool is started anew."""
+        if self._options.cluster is None:
+            self._lease_devices()
+        elif self._cluster is None:
+            self._cluster = self._open.enter_context(Cluster(self._options.cluster, self._options.devices))
+            names = [device.name for device in self._cluster.devices()]
+            self._journal.record(DevicesFound([asdict(facts) for facts in inventory(self._cluster.devices())]))
+            self._journal.tell(f"{len(names)} devices of the cluster: {', '.join(names)}", recorded=True)
+
+    def _lease_devices(self) -> None:
         if self._leases is not None:
             return
         told = ""

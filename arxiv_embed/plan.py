@@ -9,6 +9,8 @@ from pathlib import Path
 
 from arxiv_embed.checkpoint.manifest import CheckpointKey, Manifest
 from arxiv_embed.checkpoint.store import CheckpointStore
+from arxiv_embed.cluster.cluster import check_cluster
+from arxiv_embed.cluster.nodes import check_spec
 from arxiv_embed.encoding.model import ModelFiles, check_dtype, resolve_model
 from arxiv_embed.encoding.space import Space, space_of
 from arxiv_embed.errors import ArxivEmbedError
@@ -52,6 +54,7 @@ class RunPlan:
     files: ModelFiles
     space: Space
     devices: tuple[Device, ...]
+    """None for a cluster's, which come and go."""
     shards: tuple[ShardPlan, ...]
     listed: frozenset[str]
     """The keys of all shards in the folder, those beyond `--limit` and those that cannot be read for now too."""
@@ -139,7 +142,12 @@ def plan_run(options: RunOptions, settings: Settings) -> RunPlan:
     """Raises `ArxivEmbedError` for a folder without usable metadata, a model that is not there, an option that makes
     no sense, or a store or a checkpoint that belongs to something else."""
     check_dtype(options.dtype)
-    devices = tuple(parse_devices(options.devices))
+    if options.cluster is None:
+        devices = tuple(parse_devices(options.devices))
+    else:
+        check_cluster(options.cluster)
+        check_spec(options.devices)
+        devices = ()
     files = resolve_model(options.model)
     space = space_of(files, options.chunker, options.max_tokens, options.task, options.dimensions)
     listing = list_shards_of(options, settings)

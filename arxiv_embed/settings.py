@@ -179,6 +179,8 @@ class RunOptions:
     checkpoints: Path
     model: str = DEFAULT_MODEL
     devices: str = "auto"
+    cluster: str | None = None
+    """The Ray cluster whose devices these are, as `check_cluster` takes it; None for this machine."""
     dtype: str = "auto"
     chunker: str = "sentences:128"
     max_tokens: int | None = None

@@ -75,6 +75,16 @@ Devices = Annotated[
 ]
 
 
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Use the devices of a Ray cluster: local, auto (this machine is a node of it), HOST:6379 or ray://HOST:10001.",
+        show_default=False,
+    ),
+]
+
+
 def _health_seconds(seconds: float) -> float:
     if seconds and not LEAST_HEALTH_SECONDS <= seconds <= MOST_HEALTH_SECONDS:
         raise typer.BadParameter(f"give seconds from {LEAST_HEALTH_SECONDS} to {MOST_HEALTH_SECONDS:.0f}, or 0.")
@@ -165,6 +175,7 @@ def run_options(
     resume: bool | None = None,
     model: str | None = None,
     devices: str | None = None,
+    cluster: str | None = None,
     dtype: str = "auto",
     chunker: str = "sentences:128",
     max_tokens: int | None = None,
@@ -196,6 +207,7 @@ def run_options(
         checkpoints=checkpoint_dir.expanduser().absolute() if checkpoint_dir else settings.checkpoints,
         model=model or settings.model,
         devices=devices or settings.devices,
+        cluster=cluster,
         dtype=dtype,
         chunker=chunker,
         max_tokens=max_tokens,

@@ -17,7 +17,7 @@ from arxiv_embed.gpu.faults import Faults
 from arxiv_embed.gpu.lane import Lane, Patience, State
 from arxiv_embed.gpu.learned import LearnedLaws
 from arxiv_embed.gpu.process import STOP_SECONDS, Worker
-from arxiv_embed.gpu.protocol import Looked, NotReady, Ready, Setup, receive
+from arxiv_embed.gpu.protocol import Ended, Looked, NotReady, Ready, Setup, receive
 
 
 class WorkerNotStarted(FatalError):
@@ -44,10 +44,14 @@ class Crew:
         self.dtype = dtype
         """What "auto" has become, once the workers are ready."""
         self.laws = LearnedLaws(learned, space.fingerprint)
-        self.lanes = [Lane(device, hire, self.laws.of, patience) for device in devices]
+        self._patience = patience
+        self._hire = hire
+        self.lanes = [self._lane_of(device) for device in devices]
         self.faults = Faults(self.lanes, patience)
         self._learned = learned
-        self._patience = patience
+
+    def _lane_of(self, device: Device) -> Lane:
+        return Lane(device, self._hire, self.laws.of, self._patience)
 
     def start(self) -> None:
         """Starts a worker on every device and waits until they have loaded the model, all for the same arithmetic.
@@ -96,9 +100,24 @@ class Crew:
         """Starts a worker for a lane that has none."""
         lane.start(self.setup(lane), time.monotonic())
 
+    def meet(self, devices: Sequence[Device]) -> None:
+        """Takes in which devices there are now: one that has joined gets a worker, and what one that has left was sent
+        goes to the others. A machine that has joined anew is another one."""
+        for lane in [lane for lane in self.lanes if lane.device not in devices]:
+            self.faults.left(lane)
+            self.lanes.remove(lane)
+        known = {lane.device for lane in self.lanes}
+        for device in devices:
+            if device not in known:
+                lane = self._lane_of(device)
+                self.lanes.append(lane)
+                self.faults.report(lane, "joined", "it is a device of the cluster now")
+                self.restart(lane)
+
     def setup(self, lane: Lane) -> Setup:
         """What its worker is told to load."""
-        sharers = sum(other.device.kind == lane.device.kind for other in self.lanes)
+        place = lane.device.kind, lane.device.node
+        sharers = sum((other.device.kind, other.device.node) == place for other in self.lanes)
         return Setup(self.files, self.space, lane.device.torch_name, self.dtype, sharers)
 
     def receive_ready(self, lane: Lane) -> str:
@@ -124,9 +143,12 @@ class Crew:
             why = self._why_not(lane, answer)
             self.faults.lost(lane, "lost", why)
             return why
+        if isinstance(answer, Ended):
+            self.faults.lost(lane, "lost", answer.why)
+            return f"The worker of {lane.name} ended while it loaded the model ({answer.why.rstrip('.')})."
         if isinstance(answer, Ready):
             lane.became_ready(answer)
-        elif not isinstance(answer, Looked):  # of a batch that nobody waits for any more
+        elif not isinstance(answer, Looked):  # it is of a batch that nobody waits for any more
             lane.answered(answer.number, time.monotonic())
         return ""
 

@@ -25,13 +25,15 @@ class Device:
     """`name` is unique in a run ("cpu:0", "cuda:1"); `kind` is "cpu" or "cuda".
 
     `uuid` is a GPU's ("GPU-…") or a MIG instance's ("MIG-…"), "" where NVML does not tell it and for a CPU; `ordinal`
-    is then how the driver counts the GPU, where its name's number is not that.
+    is then how the driver counts the GPU, where its name's number is not that. `node` is the machine of a cluster that
+    has it, "" for this one.
     """
 
     name: str
     kind: str
     uuid: str = ""
     ordinal: str = ""
+    node: str = ""
 
     @property
     def torch_name(self) -> str:

@@ -40,7 +40,7 @@ class Faults:
         """A call begins, with a planner that takes batches from `again`. Raises `NoDeviceLeft` where none is."""
         self.again = again
         self.given_up.clear()
-        if not any(lane.is_usable for lane in self._lanes):
+        if self._lanes and not any(lane.is_usable for lane in self._lanes):
             raise NoDeviceLeft("No device is left: all have failed again and again.")
 
     def forget(self) -> None:
@@ -123,6 +123,12 @@ class Faults:
             self._retire(lane, f"{lane.doubt}, and then on a paper that was embedded before")
         elif lane.deaths >= self._patience.deaths or lane.losses >= self._patience.failures_in_a_row:
             self._doubt(lane, f"{lane.losses} workers were lost, the last because {why}")
+
+    def left(self, lane: Lane) -> None:
+        """The device's machine is gone, and nothing is to blame: what it was sent is tried elsewhere."""
+        self.again.extendleft(batch for batch in reversed(lane.batches) if not batch.probe)
+        lane.stop(0.0)
+        self.report(lane, "left", "its machine is not in the cluster any more")
 
     def retire(self, lane: Lane, why: str) -> None:
         """The device is gone: its worker is ended at once, which nothing can be awaited from, and blamed for nothing.

@@ -37,10 +37,12 @@ class DeviceFacts:
 
 
 def inventory(devices: Sequence[Device]) -> list[DeviceFacts]:
-    """The facts of each device. What NVML does not tell of one is left unknown."""
-    cpus = [device for device in devices if device.kind == "cpu"]
-    gpus = [device for device in devices if device.kind != "cpu"]
-    facts = {found.name: found for found in (*_of_cpus(cpus), *_of_gpus(gpus))}
+    """The facts of each device. What NVML does not tell of one is left unknown, and all of those of other machines."""
+    here = [device for device in devices if not device.node]
+    cpus = [device for device in here if device.kind == "cpu"]
+    gpus = [device for device in here if device.kind != "cpu"]
+    elsewhere = [DeviceFacts(device.name, device.kind) for device in devices if device.node]
+    facts = {found.name: found for found in (*_of_cpus(cpus), *_of_gpus(gpus), *elsewhere)}
     return [facts[device.name] for device in devices]
 
 

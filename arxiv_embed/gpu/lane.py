@@ -50,6 +50,8 @@ class Patience:
     """Of a paper that would fit if nobody else used the device."""
     retired: float = 300.0
     look: float = 0.5
+    alone: float = 300.0
+    """Without any device of a cluster."""
     memory: float = 60.0
     """For memory that others hold to be given back to a paper that needs it."""
 

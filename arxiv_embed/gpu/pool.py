@@ -23,7 +23,7 @@ from arxiv_embed.gpu.orders import obey
 from arxiv_embed.gpu.outcomes import BatchReport, EncodedPaper, Incident, Outcome, encoded_papers
 from arxiv_embed.gpu.planner import FixedPlanner, Planner, TokenPlanner
 from arxiv_embed.gpu.process import Worker, WorkerProcess
-from arxiv_embed.gpu.protocol import Encoded, Failed, Looked, OutOfMemory, receive
+from arxiv_embed.gpu.protocol import Encoded, Ended, Failed, Looked, OutOfMemory, receive
 from arxiv_embed.gpu.watch import Watch
 from arxiv_embed.settings import DEFAULT_BATCH_SIZE
 
@@ -41,7 +41,8 @@ class Pool:
     standard mode they are `batch_size` papers each, dealt round robin. `learned` is the folder where what was learned
     of memory is kept; without it nothing is. `lengths` tells about how long texts are, by which they are ordered before
     they are tokenized, in production mode; without it they are taken as they come. `hire` starts a
-    worker on a device. `watch` looks after the devices as long as the pool is open.
+    worker on a device. `watch` looks after the devices as long as the pool is open. `members` tells which devices there
+    are now, where they may come and go.
     """
 
     def __init__(
@@ -58,8 +59,11 @@ class Pool:
         hire: Callable[[Device], Worker] = WorkerProcess,
         patience: Patience | None = None,
         watch: Watch | None = None,
+        members: Callable[[], Sequence[Device]] | None = None,
     ) -> None:
         self._watch = watch
+        self._members = members
+        self._alone_since: float | None = None
         self._patience = patience or Patience()
         self._crew = Crew(files, space, devices, dtype, learned, hire, self._patience)
         self._lanes, self._faults = self._crew.lanes, self._crew.faults
@@ -158,6 +162,7 @@ class Pool:
                         planner.add(*piece)
                     planner.ended = backlog.finished
                     now = time.monotonic()
+                    self._meet(now)
                     self._mend(planner, now)
                     self._dispatch(planner, now)
                     self._waiting = planner.waiting
@@ -175,6 +180,21 @@ class Pool:
         finally:
             for lane in self._lanes:
                 lane.forget()
+
+    def _meet(self, now: float) -> None:
+        """Goes by who is there now. Raises `NoDeviceLeft` where nobody was for too long."""
+        if self._members is None:
+            return
+        self._crew.meet(self._members())
+        if self._lanes:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since > self._patience.alone:
+            raise NoDeviceLeft(
+                f"The cluster has had no device for {self._patience.alone:.0f} s: what was finished is saved, run "
+                "again to go on."
+            )
 
     def _mend(self, planner: Planner, now: float) -> None:
         """Does what the watch asks for, starts workers whose pause is over, ends those that are overdue, and looks at
@@ -216,7 +236,7 @@ class Pool:
         device that rests may have room when it is cool, and is waited for."""
         idle = [lane for lane in self._lanes if lane.is_idle and not lane.rests]
         choosing = planner.ended or not planner.wants()
-        if not planner.waiting or not choosing or len(idle) < sum(lane.is_usable for lane in self._lanes):
+        if not idle or not planner.waiting or not choosing or len(idle) < sum(lane.is_usable for lane in self._lanes):
             self._stuck_since = None
             return
         if self._stuck_since is None:
@@ -243,6 +263,10 @@ class Pool:
             seconds = min(seconds, self._patience.look)
         if not planner.ended and any(lane.has_room for lane in self._lanes):
             seconds = min(seconds, HUNGRY_SECONDS)
+        if self._members is not None:
+            seconds = min(seconds, self._patience.look)
+        if not connections:
+            time.sleep(max(0.0, seconds))
         said = wait(list(connections), timeout=max(0.0, seconds))
         return [connections[connection] for connection in said]  # type: ignore[index]
 
@@ -263,6 +287,9 @@ class Pool:
             return
         if isinstance(answer, Looked):
             lane.budget.looked(answer.other_memory)
+            return
+        if isinstance(answer, Ended):
+            self._faults.lost(lane, "lost", answer.why)
             return
         sent = lane.answered(answer.number, time.monotonic())
         if isinstance(answer, Encoded):

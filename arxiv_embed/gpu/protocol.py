@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, get_args
 
 from arxiv_embed.encoding.model import ModelFiles
 from arxiv_embed.encoding.space import Space
@@ -115,6 +115,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """A worker elsewhere is no more, and why: what it was sent and has not answered it will not."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Cancelled:
     number: int
 
@@ -124,11 +131,8 @@ class Looked:
     other_memory: int
 
 
-Message = Setup | Ready | NotReady | Work | Cancel | Look | Encoded | OutOfMemory | Failed | Cancelled | Looked
-KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (Setup, Ready, NotReady, Work, Cancel, Look, Encoded, OutOfMemory, Failed, Cancelled, Looked)
-}
+Message = Setup | Ready | NotReady | Work | Cancel | Look | Encoded | OutOfMemory | Failed | Ended | Cancelled | Looked
+KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def send(connection: Connection, message: Message) -> None:

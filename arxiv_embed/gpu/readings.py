@@ -45,10 +45,11 @@ class Reading(Told):
 
 
 class Instruments:
-    """What readings are taken with; to be used by one thread, and closed."""
+    """What readings of `devices` are taken with, which may become others in between; to be used by one thread, and
+    closed. Of a device of another machine nothing is known here."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
-        self._devices = devices
+        self.devices = devices
         self._processes = ProcessUse()
         self._session = ExitStack()
         self._nvml: Any = None
@@ -71,10 +72,10 @@ class Instruments:
     def read(self, pids: Mapping[str, int | None]) -> list[Reading]:
         """A reading of each device; `pids` are the workers' by device. After one that was lost, the driver is asked
         from the start again: otherwise it would not see that device come back."""
-        if not self._is_open and any(device.uuid for device in self._devices):
+        if not self._is_open and any(device.uuid for device in self.devices):
             self._nvml = self._session.enter_context(nvml_session())
             self._is_open = True
-        readings = [self._read(device, pids.get(device.name)) for device in self._devices]
+        readings = [self._read(device, pids.get(device.name)) for device in self.devices]
         if any(reading.lost for reading in readings):
             self.close()
         return readings
@@ -84,6 +85,8 @@ class Instruments:
         return self._processes.of(os.getpid())
 
     def _read(self, device: Device, pid: int | None) -> Reading:
+        if device.node:
+            return Reading(device.name)
         cpu, resident = self._processes.of(pid)
         if device.kind == "cpu":
             used, total = _machine_memory_used()

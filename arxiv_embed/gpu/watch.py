@@ -79,7 +79,7 @@ class Watch:
         return self.orders.take()
 
     def _watch(self, lanes: Sequence[Lane], waiting: Callable[[], int], over: threading.Event) -> None:
-        instruments = Instruments([lane.device for lane in lanes])
+        instruments = Instruments(())
         due = time.monotonic() + min(FIRST_SECONDS, self._seconds)
         while not over.wait(max(0.0, due - time.monotonic())):
             try:
@@ -101,7 +101,9 @@ class Watch:
         due: float,
     ) -> None:
         late = max(0.0, time.monotonic() - due)
-        looks = [look_at(lane, time.monotonic()) for lane in lanes]
+        present = list(lanes)
+        looks = [look_at(lane, time.monotonic()) for lane in present]
+        instruments.devices = [lane.device for lane in present]
         readings = instruments.read({look.device: look.pid for look in looks})
         cpu, memory = instruments.own_use()
         with self._reporting:
@@ -145,7 +147,8 @@ class Watch:
     def _tell_once(self, lanes: Sequence[Lane], why: str) -> None:
         if why not in self._told:
             self._told.add(why)
-            self.orders.post(Order(lanes[0].name, Action.NONE, f"a report of health failed: {why}"))
+            name = lanes[0].name if lanes else ""
+            self.orders.post(Order(name, Action.NONE, f"a report of health failed: {why}"))
 
 
 def _in_words(error: Exception) -> str:

@@ -73,7 +73,7 @@ class Loaded:
 def main(arguments: Sequence[str], load: Callable[[Setup], Loaded]) -> None:
     """Serves one pool over the socket and the slots whose descriptors are given, until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_the_pool()
+    end_with_the_pool()
     socket, *slots = map(int, arguments)
     with Connection(socket) as connection:
         try:
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str], load: Callable[[Setup], Loaded]) -> None:
             return
 
 
-def _end_with_the_pool() -> None:
+def end_with_the_pool() -> None:
     """Has the kernel kill this process when the thread that started it ends, also while it computes or hangs; where
     the kernel cannot, it ends when it next looks at its socket."""
     with contextlib.suppress(OSError, AttributeError):

@@ -40,6 +40,11 @@ class GpuResource(ConfigurableResource):  # type: ignore[type-arg]
     devices: str | None = Field(
         default=None, description="auto, cpu:2 or cuda:0,cuda:1; " + _FROM.format("ARXIV_EMBED_DEVICES")
     )
+    cluster: str | None = Field(
+        default=None,
+        description="The Ray cluster whose devices are used: local, auto, HOST:6379 or ray://HOST:10001; "
+        "by default this machine's devices",
+    )
     dtype: str = Field(default="auto", description="Arithmetic of the devices: auto, float32 or bfloat16")
     batch_size: int = Field(
         default=DEFAULT_BATCH_SIZE, description=f"Papers in a batch at most, up to {MOST_BATCH_SIZE}"
@@ -114,6 +119,7 @@ class EmbeddingResource(ConfigurableResource):  # type: ignore[type-arg]
             checkpoints=self.checkpoints(settings),
             model=self.model or settings.model,
             devices=gpus.devices or settings.devices,
+            cluster=gpus.cluster or None,
             dtype=gpus.dtype,
             chunker=self.chunker,
             max_tokens=self.max_tokens,
@@ -155,6 +161,7 @@ def resource_config(options: RunOptions) -> dict[str, object]:
     configuration, so a store whose URL holds a password is not in it: it is that of ARXIV_EMBED_STORE."""
     gpus = {
         "devices": options.devices,
+        **({"cluster": options.cluster} if options.cluster else {}),
         "dtype": options.dtype,
         "batch_size": options.batch_size,
         "production": options.production,

@@ -1,0 +1,59 @@
+"""The actor: a worker's work on a device of a cluster, in a process that Ray starts where the device is.
+
+It knows nothing of Ray. What comes and goes is the protocol's JSON (gpu/protocol.py) and arrays of numbers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+
+from arxiv_embed.encoding.batch import TokenBatch
+from arxiv_embed.encoding.tokens import IntArray
+from arxiv_embed.gpu.protocol import Cancelled, Looked, from_json, to_json
+from arxiv_embed.gpu.worker import Loaded, Vectors, encode_batch, load_for
+
+LOAD_MODEL = "arxiv_embed.gpu.worker:load_model"
+"""What loads a model there: a module and its function."""
+
+
+class EncodingActor:
+    """Two of its calls run at once: one of those that compute, in the order they came, and `cancel`."""
+
+    def __init__(self, load: str = LOAD_MODEL) -> None:
+        module, _, function = load.partition(":")
+        self._load: Callable[..., Loaded] = getattr(importlib.import_module(module), function)
+        self._loaded: Loaded | None = None
+        self._cancelled: set[int] = set()
+
+    def load(self, setup: bytes) -> bytes:
+        """Answers a `Setup`, by when the model before is no more."""
+        if self._loaded is not None:
+            meter = self._loaded.meter
+            self._loaded = None
+            meter.free()
+        self._loaded, answer = load_for(from_json(setup), self._load)
+        return to_json(answer)
+
+    def encode(self, work: bytes, lengths: IntArray, spans: IntArray, ids: IntArray) -> tuple[bytes, Vectors | None]:
+        """Answers a `Work`; the vectors where it was done."""
+        assert self._loaded is not None
+        asked = from_json(work)
+        if asked.number in self._cancelled:
+            self._cancelled.discard(asked.number)
+            return to_json(Cancelled(asked.number)), None
+        answer, vectors = encode_batch(lambda: TokenBatch(ids, lengths, spans), asked, self._loaded)
+        return to_json(answer), vectors
+
+    def look(self) -> bytes:
+        """Answers a `Look`."""
+        assert self._loaded is not None
+        return to_json(Looked(self._loaded.meter.other()))
+
+    def cancel(self, number: int) -> None:
+        """Takes a work back, if it has not begun."""
+        self._cancelled.add(number)
+
+    def pid(self) -> int:
+        return os.getpid()
