@@ -19,23 +19,30 @@ import psutil
 
 RAY = Path(sys.executable).parent / "ray"
 STORE_BYTES = 80_000_000
+IMPATIENT = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Of a head that has lost a node: otherwise it gives it half a minute."""
+
 START_SECONDS = 30.0
 
 
 class RayNodes:
-    """A context manager: a head, which computes nothing, and the nodes that are added; all are gone at the end.
+    """A context manager: a head at `host`, which computes nothing, and the nodes that are added, each at a host of its
+    own; all are gone at the end. `within` begins the command of a node ("ip netns exec NAME")."""
 
-    `within` begins the command of a node ("ip netns exec NAME"), `address` is where it is then.
-    """
-
-    def __init__(self, host: str = "127.0.0.1", within: Sequence[str] = (), **environment: str) -> None:
+    def __init__(self, host: str = "127.0.0.1", **environment: str) -> None:
         self._host = host
-        self._within = within
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, as the names of its sockets are limited
         self._port = _free_port()
         self._client_port = _free_port()
-        self._environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **environment}
+        ours = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        self._environment = {**os.environ, **ours, **IMPATIENT, **environment}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._added: dict[str, tuple[str | None, Sequence[str]]] = {}
 
     @property
     def address(self) -> str:
@@ -62,15 +69,22 @@ class RayNodes:
 
     def start_head(self) -> None:
         ports = (f"--port={self._port}", f"--ray-client-server-port={self._client_port}")
-        self._start(
-            "head", self._within, "--head", *ports, "--num-cpus=0", "--include-dashboard=false", self._here(self._host)
-        )
+        bare = ("--num-cpus=0", "--include-dashboard=false", self._here(self._host))
+        self._start("head", (), "--head", *ports, *bare)
         _wait_for(self._host, self._port)
 
-    def add(self, name: str, cpus: int = 1, host: str | None = None, within: Sequence[str] = ()) -> None:
+    def add(self, name: str, host: str | None = None, within: Sequence[str] = ()) -> None:
         """Starts a node, or one that was killed again."""
+        self._added[name] = (host, within)
         here = self._here(host or self._host)
-        self._start(name, within, f"--address={self.address}", f"--num-cpus={cpus}", here)
+        self._start(name, within, f"--address={self.address}", "--num-cpus=1", here)
+
+    def mend(self) -> None:
+        """Starts the nodes again that have ended by themselves, as whoever keeps a cluster up does."""
+        for name, process in list(self._processes.items()):
+            if process.poll() is not None and name in self._added:
+                self.kill(name)
+                self.add(name, *self._added[name])
 
     def kill(self, name: str) -> None:
         """All of a node's processes, by SIGKILL."""
