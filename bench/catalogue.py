@@ -20,6 +20,7 @@ BENCHES: Mapping[str, str] = {
     "faults": "bench.faults",
     "quality": "bench.quality",
     "reading": "bench.reading",
+    "scale": "bench.scale",
     "sensor": "bench.sensor",
     "store": "bench.store",
     "watch": "bench.watch",
