@@ -69,7 +69,7 @@ def embedded(metadata: Path, home: Path) -> dict[str, float]:
         "rows": rows,
         "bytes": peak_bytes(),
     }
-    return {**figures, **times.seconds}
+    return {**figures, "papers": papers, "rows": rows, **times.seconds}
 
 
 if __name__ == "__main__":
