@@ -4,7 +4,7 @@ metrics."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from types import TracebackType
@@ -19,6 +19,7 @@ from arxiv_embed.gpu.inventory import describe, inventory
 from arxiv_embed.gpu.lease import DeviceInUse, DeviceLeases
 from arxiv_embed.gpu.pool import Pool
 from arxiv_embed.gpu.process import WorkerProcess
+from arxiv_embed.gpu.readings import Reading
 from arxiv_embed.gpu.verdicts import Limits
 from arxiv_embed.gpu.watch import Watch
 from arxiv_embed.journal import Journal
@@ -45,8 +46,10 @@ class Equipment:
         self._pool: Pool | None = None
         self._store: VectorStore | None = None
         limits = Limits(shrinks=options.production)
-        self._watch = Watch(options.health_seconds, self._report, limits) if options.health_seconds else None
+        self._watch: Watch | None = None
         """Goes on counting its reports where the pool is started anew."""
+        if options.health_seconds:
+            self._watch = Watch(options.health_seconds, self._report, limits, self._readings_elsewhere)
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +102,9 @@ class Equipment:
             self._pool = pool.__enter__()
             self._journal.record(PoolReady(self._pool.dtype, time.monotonic() - begun, self._pool.packed))
         return self._pool
+
+    def _readings_elsewhere(self) -> Mapping[str, Reading]:
+        return {} if self._cluster is None else self._cluster.readings()
 
     def _report(self, report: HealthReport) -> None:
         self._journal.record(HealthReported(**asdict(report)))

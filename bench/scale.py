@@ -1,4 +1,4 @@
-"""Scale: a million papers through whole runs with a null encoder; 2, 8 and 64 simulated devices of unlike speeds."""
+"""Scale: a million papers with a null encoder; simulated devices of unlike speeds; whole commands against Ray Data."""
 
 from __future__ import annotations
 
@@ -10,30 +10,71 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from arxiv_embed.encoding.model import resolve_model
 from arxiv_embed.gpu.planner import TokenPlanner
+from arxiv_embed.settings import DEFAULT_MODEL
 from arxiv_embed_tests.gpu.simulated import paper
 from arxiv_embed_tests.gpu.virtual import VirtualLane, play
 from bench.abstract_lengths import abstract_lengths
 from bench.data import REPOSITORY, real_data
-from bench.metric import Metric
+from bench.metric import LeftOut, Metric
+from bench.peers import ENVIRONMENTS
+from bench.whole import timed
 
 PAPERS, COPIES = 100_000, 10
 LEAST_SPEED, MOST_MEMORY, MOST_TIME = 1_500.0, 1.10, 10.5
 DEVICES = {2: None, 8: 0.97, 64: 0.93}
 """Simulated devices, and the share of the ideal that is asked of so many."""
 
+COMMAND = Path(sys.executable).with_name("arxiv-embed")
+REAL_PAPERS, TURNS, LEAST_TIMES = 2_000, 2, 3.0
+
 EACH = 2_500
 """Papers for each simulated device."""
 
 
-def measure(papers: int = PAPERS, copies: int = COPIES, each: int = EACH) -> list[Metric]:
-    """Takes about fifteen minutes on two cores, and 25 GB of disk; raises `ArxivEmbedError` where the real data is not
-    there."""
-    return [*_simulated(each), *_end_to_end(papers, copies)]
+def measure(papers: int = PAPERS, copies: int = COPIES, each: int = EACH) -> list[Metric | LeftOut]:
+    """Takes about a quarter of an hour on two cores, and 25 GB of disk; raises `ArxivEmbedError` where the real data is
+    not there."""
+    return [*_simulated(each), *_against_ray_data(), *_end_to_end(papers, copies)]
+
+
+def _against_ray_data(papers: int = REAL_PAPERS) -> list[Metric | LeftOut]:
+    """The same real papers, from the start of the command to its end, with the real model on two workers."""
+    name = f"{papers:,} real papers"
+    environment = ENVIRONMENTS / "ray-data"
+    if not (environment / ".ready").is_file():
+        return [LeftOut(f"{name}: times as fast as Ray Data", "make --keep-going peers installs it")]
+    with TemporaryDirectory(prefix="arxiv-embed-bench-") as folder:
+        place = Path(folder)
+        (place / "metadata").mkdir()
+        source = place / "metadata" / "papers.jsonl"
+        with gzip.open(real_data() / "arxiv_cs_2016_5k.jsonl.gz", "rb") as lines:
+            source.write_bytes(b"".join(islice(lines, papers)))
+        model = str(resolve_model(DEFAULT_MODEL).folder)
+        script = Path(__file__).with_name("peers") / "ray_data.py"
+        theirs, ours = [], []
+        for turn in range(TURNS):
+            target = place / f"{turn}.lance"
+            command = [environment / "bin" / "python", "-P", script, source, model, target]
+            theirs.append(timed(command, {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": ""}, place / "theirs.log"))
+            home = {"ARXIV_EMBED_HOME": str(place / f"home-{turn}")}
+            command = [COMMAND, "run", "--metadata-dir", source.parent, "--devices", "cpu:2"]
+            ours.append(timed(command, home, place / "ours.log"))
+    slow, fast = (median(one.seconds for one in some) for some in (theirs, ours))
+    more, less = (median(one.bytes for one in some) for some in (theirs, ours))
+    return [
+        Metric(f"{name} by Ray Data, whole command", papers / slow, "papers/s"),
+        Metric(f"{name}, whole command", papers / fast, "papers/s"),
+        Metric(f"{name}: times as fast as Ray Data", slow / fast, "ratio", LEAST_TIMES),
+        Metric(f"{name}: peak memory by Ray Data", more / 1e6, "MB"),
+        Metric(f"{name}: peak memory of its", less / more, "ratio", 1.0, "at most"),
+    ]
 
 
 def _end_to_end(papers: int, copies: int) -> list[Metric]:
@@ -86,7 +127,7 @@ def _simulated(each: int) -> list[Metric]:
         made = play(TokenPlanner(200), _lanes(rates), papers).makespan
         spent = time.process_time() - begun
         ideal = sum(len(one.ids) for one in papers) / sum(rates)
-        metrics.append(Metric(f"{count} devices of unlike speeds, of the ideal", ideal / made, "share", share))
+        metrics.append(Metric(f"{count} devices of unlike speeds, of the ideal", float(ideal / made), "share", share))
     metrics.append(Metric(f"planning at {count} devices, a paper", 1e6 * spent / len(papers), "µs of CPU"))
     return metrics
 

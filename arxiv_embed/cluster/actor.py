@@ -8,10 +8,14 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.encoding.tokens import IntArray
+from arxiv_embed.gpu.devices import parse_devices
 from arxiv_embed.gpu.protocol import Cancelled, Looked, from_json, to_json
+from arxiv_embed.gpu.readings import Instruments
 from arxiv_embed.gpu.worker import Loaded, Vectors, encode_batch, load_for
 
 LOAD_MODEL = "arxiv_embed.gpu.worker:load_model"
@@ -19,13 +23,15 @@ LOAD_MODEL = "arxiv_embed.gpu.worker:load_model"
 
 
 class EncodingActor:
-    """Two of its calls run at once: one of those that compute, in the order they came, and `cancel`."""
+    """Two of its calls run at once: one of those that compute, in the order they came, and one of the last two."""
 
     def __init__(self, load: str = LOAD_MODEL) -> None:
         module, _, function = load.partition(":")
         self._load: Callable[..., Loaded] = getattr(importlib.import_module(module), function)
         self._loaded: Loaded | None = None
         self._cancelled: set[int] = set()
+        self._instruments: Instruments | None = None
+        self._device = ""
 
     def load(self, setup: bytes) -> bytes:
         """Answers a `Setup`, by when the model before is no more."""
@@ -55,5 +61,11 @@ class EncodingActor:
         """Takes a work back, if it has not begun."""
         self._cancelled.add(number)
 
-    def pid(self) -> int:
-        return os.getpid()
+    def read(self) -> dict[str, Any]:
+        """How its device is: the fields of a `Reading`, by the driver or the system of this machine."""
+        if self._instruments is None:
+            [device] = parse_devices("cuda:0" if os.environ.get("CUDA_VISIBLE_DEVICES") else "cpu:1")
+            self._instruments = Instruments([device])
+            self._device = device.name
+        [reading] = self._instruments.read({self._device: os.getpid()})
+        return asdict(reading)

@@ -2,7 +2,7 @@
 
 Ray ends a driver's process when the node that it is connected to goes: so it is not the one that has the papers. What
 comes over the socket is a device to hire a worker on, with the descriptors that the worker is spoken to by; what goes
-there is which nodes there are, whenever that changes, as a line of JSON each.
+there is which nodes there are, whenever that changes, and how the devices are, as a line of JSON each.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from arxiv_embed.gpu.slots import Slot
 from arxiv_embed.gpu.worker import end_with_the_pool
 
 LOCAL = "local"
-LOOK_SECONDS = 1.0
+LOOK_SECONDS, READING_SECONDS = 1.0, 5.0
 AGAIN_SECONDS = 2.0
 STORE_BYTES = 256 << 20
 """For batches on their way in a cluster of this machine alone: a few, of some megabytes each."""
@@ -52,18 +52,22 @@ class Bridge:
         self._folder = folder
         self._connected = threading.Event()
         self._alive: set[str] = set()
+        self._couriers: dict[str, Courier] = {}
+        """By the device."""
         self._actor_class: Any = None
 
     def serve(self) -> None:
         """Until the pool hangs up."""
         threading.Thread(target=self._watch_nodes, name="nodes", daemon=True).start()
+        threading.Thread(target=self._watch_devices, name="devices", daemon=True).start()
         while True:
             order, descriptors, _, _ = socket.recv_fds(self._control, LONGEST_ORDER, MOST_DESCRIPTORS)
             if not order:
                 return
             device = Device(**json.loads(order))
             talks, *slots = descriptors
-            Courier(Connection(talks), [Slot(slot) for slot in slots], partial(self._start, device))
+            start = partial(self._start, device)
+            self._couriers[device.name] = Courier(Connection(talks), [Slot(slot) for slot in slots], start)
 
     def _start(self, device: Device) -> Any:
         self._wait_for(device)
@@ -93,11 +97,37 @@ class Bridge:
                     ray.shutdown()
             if now != told:
                 told = now
-                try:
-                    self._control.send(json.dumps(now).encode())
-                except OSError:
+                if not self._tell(now):
                     return
             time.sleep(LOOK_SECONDS if "nodes" in now else AGAIN_SECONDS)
+
+    def _watch_devices(self) -> None:
+        """Tells how the devices are, as far as their workers answer in time."""
+        while True:
+            time.sleep(READING_SECONDS)
+            asked: dict[str, Any] = {}
+            for name, courier in list(self._couriers.items()):
+                if courier.is_over:
+                    if self._couriers.get(name) is courier:
+                        del self._couriers[name]
+                elif (promise := courier.ask_reading()) is not None:
+                    asked[name] = promise
+            with contextlib.suppress(Exception):  # whatever it is, whoever computes notices it
+                ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=READING_SECONDS)
+                for name, promise in asked.items():
+                    if promise in ready and not self._tell({"device": name, "reading": ray.get(promise)}):
+                        return
+
+    def _tell(self, message: dict[str, Any]) -> bool:
+        """Whether there is anybody to be told; what they have no time for is passed over, but for the nodes."""
+        flags = 0 if "nodes" in message else socket.MSG_DONTWAIT
+        try:
+            self._control.send(json.dumps(message).encode(), flags)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
 
     def _connect(self) -> None:
         if self._connected.is_set():

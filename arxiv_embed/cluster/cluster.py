@@ -25,12 +25,14 @@ from arxiv_embed.errors import ArxivEmbedError, FatalError, masked
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.process import DEPTH, KILLED_SECONDS, STOP_SECONDS, Worker
 from arxiv_embed.gpu.protocol import Message, send
+from arxiv_embed.gpu.readings import Reading
 from arxiv_embed.gpu.slots import Slot
 
 LOCAL, AUTO = "local", "auto"
 JOIN_SECONDS, WORKERS_SECONDS, LOOK_SECONDS = 120.0, 20.0, 1.0
 """For the cluster to answer, and for a first node with a device to join it once it has."""
 
+READING_LASTS = 30.0
 LONGEST_LINE = 1 << 20
 
 
@@ -72,6 +74,7 @@ class Cluster:
         self._control: socket.socket | None = None
         self._nodes: list[Node] = []
         self._names: dict[str, str] = {}
+        self._readings: dict[str, tuple[float, Reading]] = {}
         self._away = ""
         self._changing = threading.Lock()
 
@@ -103,6 +106,13 @@ class Cluster:
             self._keep_bridge()
             self._hear(0.0)
             return devices_of(self._nodes, self._spec, self._names)
+
+    def readings(self) -> dict[str, Reading]:
+        """How devices were when that was last told, by name; of those that have told it of late."""
+        with self._changing:
+            self._hear(0.0)
+            since = time.monotonic() - READING_LASTS
+            return {name: reading for name, (at, reading) in self._readings.items() if at > since}
 
     def hire(self, device: Device) -> Worker:
         """Starts a worker on a device; returns at once, also while the cluster is away: it is not ready before that
@@ -155,6 +165,10 @@ class Cluster:
             if not line:
                 return
             told, seconds = json.loads(line), 0.0
+            if "reading" in told:
+                reading = Reading(**{**told["reading"], "device": told["device"]})
+                self._readings[told["device"]] = time.monotonic(), reading
+                continue
             self._away = told.get("away", "")
             if "nodes" in told:
                 self._nodes = [Node(**node) for node in told["nodes"]]

@@ -31,7 +31,16 @@ class Courier:
         self._actor: Any = None
         self._calls: queue.SimpleQueue[tuple[Any, Any] | None] = queue.SimpleQueue()
         self._sending = threading.Lock()
-        threading.Thread(target=self._carry, name="courier", daemon=True).start()
+        self._thread = threading.Thread(target=self._carry, name="courier", daemon=True)
+        self._thread.start()
+
+    def ask_reading(self) -> Any:
+        """A promise of how the device is (`EncodingActor.read`); None while there is no actor to ask."""
+        return None if self._actor is None else self._actor.read.options(concurrency_group=CONTROL).remote()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
 
     def _carry(self) -> None:
         answering = threading.Thread(target=self._answer, name="answers", daemon=True)

@@ -6,12 +6,12 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from arxiv_embed.gpu.health import Action, DeviceHealth, HealthReport, Verdict
 from arxiv_embed.gpu.lane import Lane
 from arxiv_embed.gpu.orders import Order, Orders
-from arxiv_embed.gpu.readings import Instruments
+from arxiv_embed.gpu.readings import Instruments, Reading
 from arxiv_embed.gpu.verdicts import History, LaneLook, Limits, judge
 
 FIRST_SECONDS = 1.0
@@ -30,17 +30,23 @@ class Watch:
     """Reports every so many `seconds` while a pool is open, one after another; what follows from a report stands in
     `orders`, which the pool takes by `take`.
 
-    `on_report` is called in the watch's thread, and not any more once `end` has returned. Whatever goes wrong there,
-    or in looking, is an order to tell of it, once, and the watch goes on.
+    `elsewhere` tells, by name, how devices of other machines are. `on_report` is called in the watch's thread, and
+    not any more once `end` has returned. Whatever goes wrong there, or in looking, is an order to tell of it, once,
+    and the watch goes on.
     """
 
     def __init__(
-        self, seconds: float, on_report: Callable[[HealthReport], object], limits: Limits | None = None
+        self,
+        seconds: float,
+        on_report: Callable[[HealthReport], object],
+        limits: Limits | None = None,
+        elsewhere: Callable[[], Mapping[str, Reading]] = dict,
     ) -> None:
         self.orders = Orders()
         self._seconds = seconds
         self._on_report = on_report
         self._limits = limits or Limits()
+        self._elsewhere = elsewhere
         self._number = 0
         self._looked = 0.0
         """When a look ended last, well or not, in seconds of the monotonic clock."""
@@ -105,6 +111,8 @@ class Watch:
         looks = [look_at(lane, time.monotonic()) for lane in present]
         instruments.devices = [lane.device for lane in present]
         readings = instruments.read({look.device: look.pid for look in looks})
+        told = self._elsewhere()
+        readings = [told.get(reading.device, reading) for reading in readings]
         cpu, memory = instruments.own_use()
         with self._reporting:
             if over.is_set():

@@ -67,6 +67,12 @@ def test_a_killed_actor_a_killed_node_and_one_that_joins_lose_no_paper(nodes: Ra
         running.until(lambda: running.happened("joined"), "the node has joined")
         running.computes(devices=2)
 
+        names = {device.name for device in cluster.devices()}
+        running.until(lambda: cluster.readings().keys() == names, "both tell how they are")
+        for reading in cluster.readings().values():
+            assert reading.memory_used
+            assert reading.process_memory
+
     with Cluster(nodes.address, load=LOAD) as cluster:
         running = Running(cluster, script)
         running.embed()
