@@ -6,11 +6,14 @@ import io
 import logging
 import sys
 
+from arxiv_embed.garbage import collect_rarely
+
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def main() -> None:
     """What the installed script calls: an error that the user can mend is one sentence and exit code 2."""
+    collect_rarely()
     logging.getLogger("arxiv_embed").addHandler(logging.NullHandler())  # commands say it themselves
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

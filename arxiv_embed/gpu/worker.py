@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from arxiv_embed.encoding.batch import TokenBatch
 from arxiv_embed.errors import ArxivEmbedError
+from arxiv_embed.garbage import collect_rarely
 from arxiv_embed.gpu.meter import CpuMeter, CudaMeter, Meter
 from arxiv_embed.gpu.protocol import (
     Cancel,
@@ -72,6 +73,7 @@ class Loaded:
 
 def main(arguments: Sequence[str], load: Callable[[Setup], Loaded]) -> None:
     """Serves one pool over the socket and the slots whose descriptors are given, until the socket closes."""
+    collect_rarely()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_the_pool()
     socket, *slots = map(int, arguments)

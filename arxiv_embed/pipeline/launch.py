@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from arxiv_embed.errors import Kind, sentence
+from arxiv_embed.garbage import collect_rarely
 from arxiv_embed.runs import hold_run, release_run
 from arxiv_embed.settings import RunOptions, Settings, settings_from_environment
 
@@ -47,6 +48,7 @@ class LaunchRequest:
 
 def main() -> int:
     """Runs the job in this process; returns the exit code."""
+    collect_rarely()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in its background without it
     request = LaunchRequest.from_line(sys.stdin.buffer.readline())
     threading.Thread(target=_interrupt_at_end_of_input, daemon=True).start()
