@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from arxiv_embed.cli.app import app
 from arxiv_embed.cli.main import main
-from arxiv_embed_tests.cli.commands import SCRIPT, arxiv_embed, environment
+from arxiv_embed_tests.cli.commands import SCRIPT, arxiv_embed, environment, installed
 
 Refused = Callable[..., str]
 
@@ -140,7 +140,7 @@ def test_a_record_that_a_full_disk_has_cut_does_not_stop_status(tmp_path: Path) 
 
 def test_what_a_terminal_cannot_show_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    result = arxiv_embed(tmp_path / "zu Hause bei Jürgen", "status")
+    result = installed(tmp_path / "zu Hause bei Jürgen", "status")
     assert result.returncode == 0, result.stderr
     assert "bei J?rgen" in result.stdout
 

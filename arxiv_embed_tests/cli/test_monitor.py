@@ -20,7 +20,7 @@ from arxiv_embed.events import DeviceIncident
 from arxiv_embed.record import progress_path
 from arxiv_embed.settings import settings_from_environment
 from arxiv_embed_tests import records
-from arxiv_embed_tests.cli.commands import SCRIPT, TIMEOUT, arxiv_embed, environment
+from arxiv_embed_tests.cli.commands import SCRIPT, TIMEOUT, arxiv_embed, environment, installed
 from arxiv_embed_tests.monitor.endpoint import serving
 
 HEAVY = ("torch", "dagster", "lancedb", "transformers", "textual", "pandas", "matplotlib")
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pipe_gets_one_plain_snapshot_in_eighty_columns_and_nothing_heavy_is_loaded_for_it(home: Path) -> None:
-    shown = arxiv_embed(home, "monitor", PYTHONPROFILEIMPORTTIME="1")
+    shown = installed(home, "monitor", PYTHONPROFILEIMPORTTIME="1")
     assert shown.returncode == 0
     assert "\x1b" not in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 80

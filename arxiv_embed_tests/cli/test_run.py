@@ -23,7 +23,7 @@ from arxiv_embed.encoding.space import space_of
 from arxiv_embed.pipeline.instance import open_instance
 from arxiv_embed.plan import embeddings_key
 from arxiv_embed.settings import settings_from_environment
-from arxiv_embed_tests.cli.commands import arxiv_embed
+from arxiv_embed_tests.cli.commands import arxiv_embed, installed
 
 if TYPE_CHECKING:
     from arxiv_embed_tests.postgres_server import PostgresServer
@@ -35,7 +35,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, examples: P
     home = tmp_path_factory.mktemp("home")
     arguments = ("--metadata-dir", examples, "--model", tiny_model, "--devices", "cpu:1")
     watched = ("--health-seconds", "0.2", "--metrics-port", "0", "--verbose", "--log-level", "debug")
-    result = arxiv_embed(home, "run", *arguments, *watched)
+    result = installed(home, "run", *arguments, *watched)
     assert result.returncode == 0, result.stdout + result.stderr
     return home, result.stdout
 
@@ -267,7 +267,7 @@ def test_what_lies_around_shadows_nothing_and_is_named(tmp_path: Path, small_fol
         (small_folder / module).write_text("raise SystemExit('this is not the library')")
     command = ("run", "--metadata-dir", ".", "--model", tiny_model, "--devices", "cpu:1")
     home = small_folder / "home"
-    first = arxiv_embed(home, *command, folder=small_folder)
+    first = installed(home, *command, folder=small_folder)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "passed over, without metadata or not to be read: numba.py, random.py\n" in first.stdout
     assert arxiv_embed(home, *command, folder=small_folder).stdout.startswith("Nothing to do: 2 shards unchanged")

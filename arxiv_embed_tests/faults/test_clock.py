@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arxiv_embed_tests.cli.commands import arxiv_embed, start
+from arxiv_embed_tests.cli.commands import installed, start
 from arxiv_embed_tests.faults.clock import SIGN, build_clock
 from arxiv_embed_tests.faults.ends import check_succeeded, check_whole, run_arguments
 from arxiv_embed_tests.kills.watch import Following, events_of, records_in, wait_until
@@ -50,7 +50,8 @@ def test_a_clock_set_back_within_a_run_changes_nothing(
     times = [seen["time"] for seen in events_of(record)]
     assert min(times[1:]) < times[0] - 3000, "the clock went back too late to be seen by the run"
     check_whole(home)
-    assert arxiv_embed(home, *arguments).stdout.startswith("Nothing to do")
+    check_succeeded(installed(home, "status"))
+    assert installed(home, *arguments).stdout.startswith("Nothing to do")
 
 
 def test_a_clock_set_back_between_runs_changes_nothing(
@@ -60,13 +61,13 @@ def test_a_clock_set_back_between_runs_changes_nothing(
     arguments = run_arguments(small_folder, tiny_model)
     late = tmp_path / "late.jsonl"
     (small_folder / "second.jsonl").rename(late)
-    check_succeeded(arxiv_embed(home, *arguments))
+    check_succeeded(installed(home, *arguments))
     late.rename(small_folder / "second.jsonl")
     sign.touch()
-    second = arxiv_embed(home, *arguments)
+    second = installed(home, *arguments)
     check_succeeded(second)
     assert "5 papers embedded" in second.stdout
     check_whole(home)
-    told = json.loads(arxiv_embed(home, "status", "--json").stdout)["last_run"]
+    told = json.loads(installed(home, "status", "--json").stdout)["last_run"]
     assert (told["state"], told["papers"]) == ("done", 5), "status tells of the run before, as the clock says"
-    assert arxiv_embed(home, *arguments).stdout.startswith("Nothing to do")
+    assert installed(home, *arguments).stdout.startswith("Nothing to do")

@@ -12,13 +12,15 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import pytest
+
+import arxiv_embed.cli.launched
+from arxiv_embed_tests.cli import commands
 from arxiv_embed_tests.cli.commands import environment
 from arxiv_embed_tests.conftest import REPOSITORY
 
 CHANGE = "CHANGE_OF_THE_RUN"
 """The environment variable that names the function to the run's process."""
-
-TIMEOUT = 240
 
 
 def environment_of_driven(home: Path) -> dict[str, str]:
@@ -32,15 +34,11 @@ def command_line(change: str, *arguments: str | Path) -> list[str]:
 
 
 def driven(home: Path, change: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end."""
-    return subprocess.run(
-        command_line(change, *arguments),
-        env={**environment_of_driven(home), **environment},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
+    """Runs the command to its end in this process, and its run in one of its own."""
+    changed = {CHANGE: change, "PYTHONPATH": str(REPOSITORY)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arxiv_embed.cli.launched, "LAUNCH_MODULE", "arxiv_embed_tests.kills.driven")
+        return commands.arxiv_embed(home, *arguments, **changed, **environment)
 
 
 def start_driven(home: Path, change: str, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
@@ -57,7 +55,6 @@ def start_driven(home: Path, change: str, *arguments: str | Path, **environment:
 def main() -> None:
     change = os.environ.get(CHANGE)
     if change is None:
-        import arxiv_embed.cli.launched
         from arxiv_embed.cli.main import main as command
 
         os.environ[CHANGE] = sys.argv.pop(1)

@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from dagster import DagsterRunStatus
 
 from arxiv_embed.pipeline.instance import open_instance
 from arxiv_embed.settings import settings_from_environment
-from arxiv_embed_tests.cli.commands import arxiv_embed
+from arxiv_embed_tests.cli.commands import arxiv_embed, environment_here
 from arxiv_embed_tests.kills.changes import SEGMENT_PAPERS
 from arxiv_embed_tests.kills.driven import driven, environment_of_driven, start_driven
 from arxiv_embed_tests.kills.ground import (
@@ -296,7 +295,7 @@ def _check_aftermath(command: subprocess.Popen[str], kill: Kill, following: Foll
 
 def _check_dagster(home: Path) -> None:
     """None of the runs is on its way for ever, and no slot of the pool stays taken."""
-    with _environment(home), open_instance(settings_from_environment()) as instance:
+    with environment_here(environment_of_driven(home)), open_instance(settings_from_environment()) as instance:
         states = Counter(run.status for run in instance.get_runs())
         slots = [instance.event_log_storage.get_concurrency_info(key) for key in ("gpu",)]
     on_their_way = {state: n for state, n in states.items() if state not in _ENDED}
@@ -306,19 +305,6 @@ def _check_dagster(home: Path) -> None:
 
 
 _ENDED = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
-
-
-@contextmanager
-def _environment(home: Path) -> Iterator[None]:
-    """The commands' environment in this process, as Dagster's storage reads its place from there."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(environment_of_driven(home))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _check_repeated(home: Path, landed: Sequence[Landed]) -> int:
