@@ -12,6 +12,7 @@ import pytest
 
 from arxiv_embed.gpu.devices import usable_cores
 from arxiv_embed.settings import Settings, settings_from_environment
+from arxiv_embed_tests.once import made_once
 
 if TYPE_CHECKING:
     from arxiv_embed_tests.postgres_server import PostgresServer
@@ -91,10 +92,12 @@ def postgres() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def sample_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose store holds the sample, embedded with the model that the project carries; not to be written to."""
-    from arxiv_embed.settings import RunOptions
-    from arxiv_embed_tests.fake_pool import run_shards
 
-    home = tmp_path_factory.mktemp("sample") / "home"
-    settings = settings_from_environment({"ARXIV_EMBED_HOME": str(home)})
-    run_shards(RunOptions(EXAMPLES, settings.store, settings.checkpoints, devices="cpu:1"), home, "run")
-    return home
+    def embed(home: Path) -> None:
+        from arxiv_embed.settings import RunOptions
+        from arxiv_embed_tests.fake_pool import run_shards
+
+        settings = settings_from_environment({"ARXIV_EMBED_HOME": str(home)})
+        run_shards(RunOptions(EXAMPLES, settings.store, settings.checkpoints, devices="cpu:1"), home, "run")
+
+    return made_once(tmp_path_factory, "sample", embed)

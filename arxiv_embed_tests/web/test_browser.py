@@ -16,8 +16,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from arxiv_embed_tests.browser import chromium
-from arxiv_embed_tests.cli.commands import TIMEOUT, arxiv_embed, start
-from arxiv_embed_tests.conftest import EXAMPLES
+from arxiv_embed_tests.cli.commands import TIMEOUT, start
 from arxiv_embed_tests.web.served import address_said
 
 QUERY = "sparse random graphs and rigidity"
@@ -34,12 +33,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def site(browser: Browser, sample_home: Path) -> Iterator[str]:
     """Where the sample's three hundred papers are searched."""
-    home = tmp_path_factory.mktemp("served") / "home"
-    run = arxiv_embed(home, "run", "--metadata-dir", EXAMPLES, "--devices", "cpu:1")
-    assert run.returncode == 0, run.stdout + run.stderr
-    server = start(home, "serve", "--port", "0")
+    server = start(sample_home, "serve", "--port", "0")
     try:
         yield address_said(server)
     finally:
