@@ -28,6 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from arxiv_embed.cluster.actor import EncodingActor
 from arxiv_embed.cluster.courier import CONTROL, Courier
 from arxiv_embed.cluster.nodes import Node
+from arxiv_embed.garbage import collect_rarely
 from arxiv_embed.gpu.devices import Device
 from arxiv_embed.gpu.slots import Slot
 from arxiv_embed.gpu.worker import end_with_the_pool
@@ -145,6 +146,7 @@ class Bridge:
 def main(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_the_pool()
+    collect_rarely()
     descriptor, address, load, folder = arguments
     with socket.socket(fileno=int(descriptor)) as control:
         Bridge(control, address, load, folder).serve()
