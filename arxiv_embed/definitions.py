@@ -2,6 +2,7 @@
 
 from dagster import Definitions
 
+from arxiv_embed.garbage import collect_rarely
 from arxiv_embed.pipeline.assets import CHECKPOINTS, metadata_assets
 from arxiv_embed.pipeline.failed_shards import failed_shards
 from arxiv_embed.pipeline.gpu_health import gpu_health
@@ -15,6 +16,8 @@ from arxiv_embed.pipeline.resources import EmbeddingResource, GpuResource
 from arxiv_embed.pipeline.sensors import new_metadata
 from arxiv_embed.pipeline.versions import code_versions_by_default
 from arxiv_embed.settings import settings_from_environment
+
+collect_rarely()  # every step is a process that loads this
 
 embedding = EmbeddingResource.configure_at_launch()
 

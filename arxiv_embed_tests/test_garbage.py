@@ -17,6 +17,7 @@ CLOSED_SOCKET = "import socket; ours, theirs = socket.socketpair(); ours.close()
     "begun",
     [
         pytest.param("from arxiv_embed.cli.main import main; sys.argv[1:] = ['nothing']; main()", id="command"),
+        pytest.param("import arxiv_embed.definitions", id="step"),
         pytest.param("from arxiv_embed.pipeline.launch import main; main()", id="run"),
         pytest.param(
             f"{CLOSED_SOCKET}; from arxiv_embed.gpu.worker import main; main([str(theirs.fileno())], None)", id="worker"
