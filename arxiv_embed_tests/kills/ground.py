@@ -27,7 +27,7 @@ CHANGE = "arxiv_embed_tests.kills.changes:make_segments_small"
 
 MODEL = {
     "hidden_size": 256,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 1024,
     "max_position_embeddings": 128,
