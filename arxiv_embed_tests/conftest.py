@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from arxiv_embed.garbage import collect_rarely
 from arxiv_embed.gpu.devices import usable_cores
 from arxiv_embed.settings import Settings, settings_from_environment
 from arxiv_embed_tests.once import made_once
 
 if TYPE_CHECKING:
     from arxiv_embed_tests.postgres_server import PostgresServer
+
+collect_rarely()
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
