@@ -28,6 +28,8 @@ from arxiv_embed_tests.deployment.compose import COMPOSE_FILE, filled, here, sec
 
 PASSWORD = "it's a p@ss:w/rd #1"
 PATIENCE_SECONDS = 180.0
+HEALTH_SECONDS = 2.0
+"""Between two health checks of a service."""
 LOCATION = {"repositoryLocationName": "arxiv_embed", "repositoryName": "__repository__", "jobName": "embed_pending"}
 LAUNCH = """mutation ($parameters: ExecutionParams!) { launchRun(executionParams: $parameters) {
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
@@ -42,11 +44,13 @@ def free_port() -> int:
         return port
 
 
-def wait_until(holds: Callable[[], bool], what: str, printed: Callable[[], str] = str) -> None:
+def wait_until(
+    holds: Callable[[], bool], what: str, printed: Callable[[], str] = str, look_seconds: float = 0.2
+) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         assert time.monotonic() < end, f"waited in vain until {what}\n{printed()}"
-        time.sleep(0.2)
+        time.sleep(look_seconds)
 
 
 @dataclass
@@ -99,7 +103,14 @@ class Stack:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
                 **options,
             )
-        wait_until(lambda: self.is_healthy(name), f"{name} was healthy", lambda: self.printed(name))
+        if name in self.ports:  # a look at a port costs nothing, a health check a Python that imports Dagster
+            wait_until(lambda: self.is_listening(name), f"{name} was listening", lambda: self.printed(name))
+        wait_until(lambda: self.is_healthy(name), f"{name} was healthy", lambda: self.printed(name), HEALTH_SECONDS)
+
+    def is_listening(self, name: str) -> bool:
+        assert self.processes[name].poll() is None, self.printed(name)
+        with socket.socket() as asking:
+            return asking.connect_ex(("127.0.0.1", self.ports[name])) == 0
 
     def is_healthy(self, name: str) -> bool:
         assert self.processes[name].poll() is None, self.printed(name)

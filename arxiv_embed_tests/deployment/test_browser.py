@@ -168,6 +168,7 @@ def test_a_folder_is_embedded_by_clicking_and_a_dropped_file_is_found_by_search(
     new = json.loads(papers()[FILES * PAPERS])
     assert new["id"] not in found(stack, new["title"])
     write_papers(metadata / "dropped.jsonl", FILES)
+    wait_until(lambda: saved_shards(stack) > FILES, "the dropped file was embedded", stack.log)
     wait_until(lambda: new["id"] in found(stack, new["title"]), "the dropped file's papers were found", stack.log)
     page.goto(f"{stack.site}/automation")
     expect(page.get_by_text("Standard sensor")).to_have_count(3)
@@ -206,5 +207,6 @@ def test_a_backfill_stopped_from_its_page_stops_and_keeps_what_is_done(
     wait_for_backfill(page, backfill, "Canceled")
     kept = saved_shards(stack)
     assert 0 < kept < FILES
-    shown = arxiv_embed(stack.home, "status")
-    assert "last run  interrupted" in shown.stdout
+    wait_until(  # the backfill's page may be a moment ahead of the run's last line
+        lambda: "last run  interrupted" in arxiv_embed(stack.home, "status").stdout, "the run had ended", stack.log
+    )
