@@ -57,7 +57,7 @@ def obey(order: Order, lanes: Sequence[Lane], faults: Faults, now: float) -> Non
             if not lane.budget.is_kept_small:
                 faults.report(lane, "shrunk", order.why)
             lane.budget.shrink()
-        case Action.PAUSE if not lane.rests:
+        case Action.PAUSE if not lane.rests and lane.state is not State.RETIRED:
             lane.rests_since = now
             faults.report(lane, "paused", order.why)
         case Action.RESTART if lane.state is State.READY:

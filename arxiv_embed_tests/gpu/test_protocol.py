@@ -14,6 +14,7 @@ from arxiv_embed.gpu.protocol import (
     Cancel,
     Cancelled,
     Encoded,
+    Ended,
     Failed,
     Look,
     Looked,
@@ -41,6 +42,7 @@ MESSAGES: list[Message] = [
     Encoded(7, 600, 0.25, 2**34, 12, 40_960),
     OutOfMemory(7, 2**30, tried=True),
     Failed(7, "ein Fehler\n", ends=True),
+    Ended("its machine is not in the cluster any more"),
     Cancelled(7),
     Looked(2**31),
 ]

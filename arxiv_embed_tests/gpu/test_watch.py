@@ -528,6 +528,16 @@ def test_a_device_is_told_to_be_shrunk_when_it_is_and_grown_as_often() -> None:
     assert [incident.what for incident in faults.incidents] == ["shrunk", "grows again", "shrunk"]
 
 
+def test_a_device_that_was_retired_since_is_not_told_to_rest() -> None:
+    lane = VirtualLane("cuda:0", lambda now: 1e4)
+    lane.worker = None
+    faults = Faults([lane, VirtualLane("cuda:1", lambda now: 1e4)], PATIENT)
+    for action in (Action.PAUSE, Action.RETIRE, Action.PAUSE):
+        obey(Order("cuda:0", action, "it is hot"), [lane], faults, 0.0)
+    assert [incident.what for incident in faults.incidents] == ["paused", "retired"]
+    assert not lane.rests
+
+
 def test_a_batch_that_was_done_since_is_no_reason_to_restart() -> None:
     lane = VirtualLane("cuda:0", lambda now: 1e4)
     lane.worker = None
