@@ -21,6 +21,9 @@ from arxiv_embed.gpu.worker import Loaded, Vectors, encode_batch, load_for
 LOAD_MODEL = "arxiv_embed.gpu.worker:load_model"
 """What loads a model there: a module and its function."""
 
+CONTROL = "control"
+"""Of Ray's groups of calls that run at once the one beside the computing."""
+
 
 class EncodingActor:
     """Two of its calls run at once: one of those that compute, in the order they came, and one of the last two."""
@@ -69,3 +72,9 @@ class EncodingActor:
             self._device = device.name
         [reading] = self._instruments.read({self._device: os.getpid()})
         return asdict(reading)
+
+
+for _beside in (EncodingActor.cancel, EncodingActor.read):
+    # As `ray.method(concurrency_group=…)` marks a method, without Ray. To name the group at a call is refused by ray://,
+    # and what the bridge would add to the class its client server does not see.
+    vars(_beside)["__ray_concurrency_group__"] = CONTROL

@@ -25,8 +25,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from arxiv_embed.cluster.actor import EncodingActor
-from arxiv_embed.cluster.courier import CONTROL, Courier
+from arxiv_embed.cluster.actor import CONTROL, EncodingActor
+from arxiv_embed.cluster.courier import Courier
 from arxiv_embed.cluster.nodes import Node
 from arxiv_embed.garbage import collect_rarely
 from arxiv_embed.gpu.devices import Device
@@ -111,8 +111,10 @@ class Bridge:
                 if courier.is_over:
                     if self._couriers.get(name) is courier:
                         del self._couriers[name]
-                elif (promise := courier.ask_reading()) is not None:
-                    asked[name] = promise
+                    continue
+                with contextlib.suppress(Exception):  # as below
+                    if (promise := courier.ask_reading()) is not None:
+                        asked[name] = promise
             with contextlib.suppress(Exception):  # whatever it is, whoever computes notices it
                 ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=READING_SECONDS)
                 for name, promise in asked.items():

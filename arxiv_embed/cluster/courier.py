@@ -13,11 +13,13 @@ from ray.exceptions import RayError
 
 from arxiv_embed.gpu.protocol import Cancel, Ended, Look, NotReady, Setup, Work, from_json, receive, send, to_json
 from arxiv_embed.gpu.slots import Slot
+from arxiv_embed.wording import printable
 
-CONTROL = "control"
+GONE = (RayError, RuntimeError, ValueError)
+"""What calls raise where an actor, or the cluster, is gone: by ray:// also a `ValueError`."""
 
 Start = Callable[[], Any]
-"""Starts an actor; waits until there is a cluster to start it in. Raises `RayError`, `OSError` or `RuntimeError`."""
+"""Starts an actor; waits until there is a cluster to start it in. Raises one of `GONE`."""
 
 
 class Courier:
@@ -36,7 +38,7 @@ class Courier:
 
     def ask_reading(self) -> Any:
         """A promise of how the device is (`EncodingActor.read`); None while there is no actor to ask."""
-        return None if self._actor is None else self._actor.read.options(concurrency_group=CONTROL).remote()
+        return None if self._actor is None else self._actor.read.remote()
 
     @property
     def is_over(self) -> bool:
@@ -50,7 +52,7 @@ class Courier:
                 self._call(receive(self._connection))
         except (EOFError, OSError):
             pass
-        except (RayError, RuntimeError) as error:
+        except GONE as error:
             self._tell_end(error)
         finally:
             self._calls.put(None)
@@ -73,7 +75,7 @@ class Courier:
         elif isinstance(message, Look):
             self._calls.put((message, self._actor.look.remote()))
         elif isinstance(message, Cancel):
-            self._actor.cancel.options(concurrency_group=CONTROL).remote(message.number)
+            self._actor.cancel.remote(message.number)
 
     def _answer(self) -> None:
         try:
@@ -87,11 +89,11 @@ class Courier:
                 self._send(from_json(answer))
         except (EOFError, OSError):
             return
-        except (RayError, RuntimeError) as error:
+        except GONE as error:
             self._tell_end(error)
 
     def _tell_end(self, error: Exception) -> None:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        why = printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
         try:
             if self._actor is None:
                 self._send(NotReady(f"the cluster did not start it: {why}"))

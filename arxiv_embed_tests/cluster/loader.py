@@ -13,7 +13,7 @@ from arxiv_embed.gpu.protocol import Setup
 from arxiv_embed.gpu.worker import Loaded
 from arxiv_embed_tests.gpu.simulated import WIDTH, vectors_of
 
-LOAD = f"{__name__}:load"
+LOAD, LOAD_SLOW = f"{__name__}:load", f"{__name__}:load_slow"
 SECONDS = "ARXIV_EMBED_TESTS_BATCH_SECONDS"
 
 
@@ -33,3 +33,8 @@ class Encoder:
 
 def load(setup: Setup) -> Loaded:
     return Loaded(Encoder(float(os.environ.get(SECONDS, "0.05"))), "float32", CpuMeter(setup.sharers), 0)
+
+
+def load_slow(setup: Setup) -> Loaded:
+    """With a second for each batch."""
+    return Loaded(Encoder(1.0), "float32", CpuMeter(setup.sharers), 0)

@@ -18,6 +18,7 @@ from typing import Self
 import psutil
 
 RAY = Path(sys.executable).parent / "ray"
+REPOSITORY = Path(__file__).parents[2]
 STORE_BYTES = 80_000_000
 IMPATIENT = {
     "RAY_health_check_initial_delay_ms": "2000",
@@ -39,7 +40,8 @@ class RayNodes:
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, as the names of its sockets are limited
         self._port = _free_port()
         self._client_port = _free_port()
-        ours = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        ours = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+        ours["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"  # for the tests' loaders
         self._environment = {**os.environ, **ours, **IMPATIENT, **environment}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._added: dict[str, tuple[str | None, Sequence[str]]] = {}

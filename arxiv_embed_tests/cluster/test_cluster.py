@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,15 @@ import pyarrow as pa
 import pytest
 
 from arxiv_embed.cluster.cluster import Cluster, ClusterAway
+from arxiv_embed.encoding.batch import pack
+from arxiv_embed.gpu.protocol import Cancel, Cancelled, Encoded, Ready, Setup, Work, receive
+from arxiv_embed.gpu.slots import bytes_needed
 from arxiv_embed.stores.protocol import open_store
 from arxiv_embed_tests.cli.commands import arxiv_embed
-from arxiv_embed_tests.cluster.loader import LOAD
+from arxiv_embed_tests.cluster.loader import LOAD, LOAD_SLOW
 from arxiv_embed_tests.cluster.ray_nodes import RayNodes
-from arxiv_embed_tests.cluster.running import Running
+from arxiv_embed_tests.cluster.running import FILES, SPACE, Running
+from arxiv_embed_tests.gpu.simulated import WIDTH, paper
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -77,6 +82,29 @@ def test_a_killed_actor_a_killed_node_and_one_that_joins_lose_no_paper(nodes: Ra
         running = Running(cluster, script)
         running.embed()
     assert running.happened("left") == running.happened("joined") == 1
+
+
+@pytest.mark.parametrize("way", ["address", "client_address"])
+def test_a_batch_is_taken_back_and_a_device_read_while_another_batch_is_computed(nodes: RayNodes, way: str) -> None:
+    """From a node of the cluster, and from outside by ray://."""
+    batch = pack([paper(0, 40)])
+    with Cluster(getattr(nodes, way), load=LOAD_SLOW) as cluster:
+        device = cluster.devices()[0]
+        worker = cluster.hire(device)
+        worker.send(Setup(FILES, SPACE, device.torch_name, "float32"))
+        assert isinstance(receive(worker.connection), Ready)
+        for number, slot in enumerate(worker.slots):
+            slot.grow(bytes_needed(batch, WIDTH, "float32"))
+            slot.put_batch(batch)
+            worker.send(Work(number, number, 1, len(batch.spans), len(batch.ids), 0))
+        worker.send(Cancel(1))
+        encoded, cancelled = receive(worker.connection), receive(worker.connection)
+        assert (type(encoded), encoded.number, cancelled) == (Encoded, 0, Cancelled(1))
+        deadline = time.monotonic() + 60
+        while device.name not in cluster.readings():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        worker.end(1.0)
 
 
 def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
