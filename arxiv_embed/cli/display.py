@@ -17,7 +17,7 @@ from arxiv_embed.cli.terminal import say
 from arxiv_embed.cli.wording import papers_done
 from arxiv_embed.gpu.inventory import DeviceFacts, describe
 from arxiv_embed.progress import RunProgress
-from arxiv_embed.wording import count, duration, plural
+from arxiv_embed.wording import count, duration, plural, printable
 
 LINE_SECONDS = 10.0
 BAR_WIDTH = 40
@@ -122,7 +122,7 @@ class PlainDisplay:
 def say_notices(progress: RunProgress, said: int, say: Callable[[str], None]) -> int:
     """Says what has come since so many were said; returns how many there are now."""
     for notice in progress.notices[said:]:
-        say(notice)
+        say(printable(notice))
     return len(progress.notices)
 
 
@@ -181,8 +181,8 @@ def block(progress: RunProgress, now: float) -> RenderableType:
     for name, device in progress.devices.items():
         papers, tokens = device.rates(now, progress.ready or now)
         rates = f"{count(tokens)} tokens/s" if progress.ready else ""
-        grid.add_row(name, f"{papers:.1f} papers/s" if progress.ready else "", device.trouble or rates)
-    failures = [Text(f"failed: {shard}: {error}", style="red") for shard, error in progress.failed.items()]
+        grid.add_row(name, f"{papers:.1f} papers/s" if progress.ready else "", printable(device.trouble) or rates)
+    failures = [Text(printable(f"failed: {shard}: {error}"), style="red") for shard, error in progress.failed.items()]
     return Group(grid, *failures[-3:])
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from arxiv_embed import events
-from arxiv_embed.cli.display import LiveDisplay, PlainDisplay, Verbosity, block, display_on, line, line_of
+from arxiv_embed.cli.display import LiveDisplay, PlainDisplay, Verbosity, block, display_on, line, line_of, say_notices
 from arxiv_embed.cli.run import summary
 from arxiv_embed.cli.terminal import PIPED_WIDTH, open_console
 from arxiv_embed.gpu.inventory import DeviceFacts, describe
@@ -279,3 +279,16 @@ def test_a_quiet_run_shows_nothing_until_it_has_ended() -> None:
 )
 def test_a_verbose_run_has_a_line_for_what_happens_to_each_shard(event: events.Event, said: str) -> None:
     assert line_of({"event": event.name, **asdict(event)}) == said
+
+
+def test_what_the_run_prints_has_no_password_and_nothing_that_steers_a_terminal() -> None:
+    why = "\x1b[31mpostgresql://arxiv:hunter2@db/papers is away"
+    progress = RunProgress(started=1.0, notices=[why], failed={"a.jsonl": why})
+    said: list[str] = []
+    say_notices(progress, 0, said.append)
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(block(progress, 10.0))
+    for shown in (said[0], console.export_text()):
+        assert "is away" in shown
+        assert "hunter2" not in shown
+        assert "\x1b" not in shown
