@@ -208,12 +208,13 @@ def test_loading_is_shown_and_the_last_question_wins(opened: Opened) -> None:
     page.route(re.compile(r"q=slow"), lambda route: held.append(route))
     page.get_by_role("searchbox").fill("slow")
     page.keyboard.press("Enter")
+    while not held:  # before that the browser may not have asked, and would not, as another question follows
+        page.wait_for_timeout(10)
     expect(page.locator("body.loading")).to_have_count(1)
     expect(page.locator("#results[aria-busy=true]")).to_have_count(1)
     search(page)
     expect(page.locator("body.loading")).to_have_count(0)
     assert first_id(page) == BEST
-    assert len(held) == 1
     held[0].abort()
 
 
