@@ -198,6 +198,8 @@ class LanceStore:
         rows = self._rows(space)
         kind = col("chunk_index") != lit(PAPER_CHUNK) if chunks else col("chunk_index") == lit(PAPER_CHUNK)
         condition = where(kind, filters, self._tables.columns(rows))
+        if filters.shard is not None:
+            return self._nearest_in_shard(rows, vector, limit, condition)
 
         async def near(table: AsyncTable) -> pa.Table:
             query = table.vector_search(vector).column("vector").distance_type("cosine").where(condition)
@@ -206,6 +208,17 @@ class LanceStore:
 
         found = self._tables.ask(rows, near)
         return _matches(found, pc.subtract(1.0, found["_distance"]))
+
+    def _nearest_in_shard(self, rows: str, vector: npt.NDArray[np.float32], limit: int, condition: str) -> list[Match]:
+        """Compared here: as long as there is no index, Lance's search reads every shard's vectors for one's."""
+
+        async def held(table: AsyncTable) -> pa.Table:
+            return await table.query().where(condition).select(["paper_id", "vector"]).to_arrow()
+
+        found = self._tables.ask(rows, held)
+        scores = vectors_in(found) @ vector
+        best = np.argsort(-scores, kind="stable")[:limit]
+        return _matches(found.take(best), pa.chunked_array([scores[best]]))
 
     def matching(self, space: str, text: str, limit: int, filters: Filters) -> list[Match]:
         rows = self._rows(space)
